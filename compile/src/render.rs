@@ -1,0 +1,203 @@
+//! Endpoints are written out.
+
+use std::collections::BTreeMap;
+
+use crds::endpoint::{
+    Desired, EndpointAddress, EndpointExternal, EndpointMapping, EndpointNhrp, EndpointNhs,
+    EndpointRegistration, EndpointRouting, EndpointSubnet, EndpointTunnel, Role,
+};
+use crds::network::{Nbma, NhrpMode, Phase};
+use crds::{DmvpnEndpoint, DmvpnEndpointSpec, NETWORK_LABEL};
+
+use crate::names;
+use crate::network::{HubView, Network};
+use crate::site::{Member, Site};
+use crate::spoke::Spoke;
+
+/// The endpoint of a site.
+pub(crate) fn endpoint(
+    site: &Site<'_>,
+    networks: &[Network<'_>],
+    spokes: &[Spoke<'_>],
+) -> Option<DmvpnEndpoint> {
+    let network = networks.get(site.network)?;
+    let hub = site.hub.as_ref().and_then(|name| network.hubs.get(name));
+    let members: Vec<(&Member, &Spoke<'_>)> =
+        site.members.iter().filter_map(|m| Some((m, spokes.get(m.spoke)?))).collect();
+    let awake: Vec<_> = members.iter().filter(|(_, s)| !s.object.spec.suspend).copied().collect();
+    // a tunnel whose spokes are all suspended stays as it is, shut down
+    let asleep = hub.is_none() && awake.is_empty();
+    let shown = if asleep { &members } else { &awake };
+    let settings = &network.object.spec;
+    let nhs = servers(network, hub);
+    let spec = DmvpnEndpointSpec {
+        network: network.name.clone(),
+        node_name: site.node.name.clone(),
+        node_uid: site.node.uid.clone(),
+        desired: Desired::Present,
+        suspend: settings.suspend || asleep,
+        role: match hub {
+            Some(_) if nhs.is_empty() => Role::Hub,
+            Some(_) => Role::HubSpoke,
+            None => Role::Spoke,
+        },
+        phase: settings.phase,
+        overlay: network.overlay.clone(),
+        addresses: addresses(hub, shown),
+        subnets: subnets(shown),
+        tunnel: tunnel(site, network, hub, &nhs)?,
+        nhrp: nhrp(network, hub, shown),
+        external: if hub.is_some() { externals(network, spokes) } else { Vec::new() },
+        registration: EndpointRegistration { policy: settings.registration.policy },
+        routing: EndpointRouting { protocol: settings.routing.protocol, metric: settings.routing.metric },
+        nhs,
+    };
+    let mut endpoint = DmvpnEndpoint::new(&names::endpoint(&network.name, &site.node.name), spec);
+    if network.name.len() <= 63 {
+        endpoint.metadata.labels = Some(BTreeMap::from([(NETWORK_LABEL.to_owned(), network.name.clone())]));
+    }
+    Some(endpoint)
+}
+
+/// The hubs that it registers with: spokes with all active ones (in Phase 1 with the best), hubs with those
+/// that they name.
+fn servers(network: &Network<'_>, hub: Option<&HubView<'_>>) -> Vec<EndpointNhs> {
+    let wanted = |server: &&HubView<'_>| match hub {
+        Some(own) => own.hub.name != server.hub.name && own.hub.registers_to.contains(&server.hub.name),
+        None => true,
+    };
+    let point_to_point = hub.is_none() && network.object.spec.phase == Phase::Phase1;
+    network
+        .active_hubs()
+        .into_iter()
+        .filter(wanted)
+        .take(if point_to_point { 1 } else { usize::MAX })
+        .map(|server| EndpointNhs {
+            name: server.hub.name.clone(),
+            priority: server.hub.priority,
+            cluster: network.cluster_number(server.hub),
+            overlay_addresses: server.addresses.clone(),
+            nbma: server.hub.nbma.clone(),
+            identity: server.hub.identity.clone(),
+        })
+        .collect()
+}
+
+fn addresses(hub: Option<&HubView<'_>>, members: &[(&Member, &Spoke<'_>)]) -> Vec<EndpointAddress> {
+    let own = hub.into_iter().flat_map(|hub| {
+        hub.addresses.iter().map(|address| EndpointAddress {
+            address: *address,
+            owner: hub.hub.name.clone(),
+            identity: hub.hub.identity.clone(),
+        })
+    });
+    let spokes = members.iter().flat_map(|(member, spoke)| {
+        member.addresses.iter().map(|address| EndpointAddress {
+            address: *address,
+            owner: spoke.name.clone(),
+            identity: spoke.object.spec.identity.clone(),
+        })
+    });
+    own.chain(spokes).collect()
+}
+
+fn subnets(members: &[(&Member, &Spoke<'_>)]) -> Vec<EndpointSubnet> {
+    let mut subnets: Vec<EndpointSubnet> = members
+        .iter()
+        .flat_map(|(_, spoke)| {
+            spoke.subnets.iter().map(|subnet| EndpointSubnet {
+                cidr: subnet.cidr,
+                advertise_as: subnet.advertise_as,
+                owner: spoke.name.clone(),
+            })
+        })
+        .collect();
+    subnets.sort_by_key(|s| s.cidr);
+    subnets
+}
+
+fn tunnel(
+    site: &Site<'_>,
+    network: &Network<'_>,
+    hub: Option<&HubView<'_>>,
+    nhs: &[EndpointNhs],
+) -> Option<EndpointTunnel> {
+    let settings = &network.object.spec.tunnel;
+    Some(EndpointTunnel {
+        interface_name: names::interface(network.object),
+        source: site.source(network)?,
+        destination: destination(network, hub, nhs),
+        underlay_family: settings.underlay_family,
+        key: settings.key,
+        mtu_policy: settings.mtu_policy,
+        mtu: settings.mtu,
+        tcp_mss_policy: settings.tcp_mss_policy,
+        ttl: settings.ttl,
+        dscp_policy: settings.dscp_policy,
+        bandwidth_kbps: settings.bandwidth_kbps,
+        keepalive: settings.keepalive.clone(),
+        interface_state: settings.interface_state,
+        vrf: settings.vrf.clone(),
+    })
+}
+
+/// The other end of a point-to-point tunnel: on a Phase 1 spoke its hub; on a hub without NHRP the only peer
+/// that `staticMappings` names.
+fn destination(network: &Network<'_>, hub: Option<&HubView<'_>>, nhs: &[EndpointNhs]) -> Option<Nbma> {
+    if network.object.spec.phase != Phase::Phase1 {
+        return None;
+    }
+    if hub.is_none() {
+        return nhs.first()?.nbma.first().cloned();
+    }
+    match (network.object.spec.nhrp.mode, network.mappings.as_slice()) {
+        (NhrpMode::Disabled, [peer]) => Some(Nbma { address: Some(peer.nbma.to_string()), hostname: None }),
+        _ => None,
+    }
+}
+
+fn nhrp(network: &Network<'_>, hub: Option<&HubView<'_>>, members: &[(&Member, &Spoke<'_>)]) -> EndpointNhrp {
+    let settings = &network.object.spec.nhrp;
+    // a Phase 1 spoke has one peer only; nobody maps his own address
+    let own = |address| members.iter().any(|(member, _)| member.addresses.contains(&address));
+    let mapped = hub.is_some() || network.object.spec.phase != Phase::Phase1;
+    let mappings = network.mappings.iter().filter(|m| mapped && !own(m.overlay));
+    EndpointNhrp {
+        mode: settings.mode,
+        network_id: names::network_id(network.object),
+        hold_time_seconds: settings.hold_time_seconds,
+        registration_interval_seconds: settings.registration_interval_seconds,
+        authentication_secret_refs: settings.authentication_secret_refs.clone(),
+        uniqueness_policy: settings.uniqueness_policy,
+        registration_unique: members.iter().any(|(_, s)| s.object.spec.nhrp.registration_unique),
+        static_mappings: mappings
+            .map(|m| EndpointMapping {
+                overlay_address: m.overlay,
+                nbma_address: m.nbma,
+                subnets: m.subnets.clone(),
+            })
+            .collect(),
+    }
+}
+
+/// External spokes of a network, by name.
+fn externals(network: &Network<'_>, spokes: &[Spoke<'_>]) -> Vec<EndpointExternal> {
+    let ours = |s: &&Spoke<'_>| {
+        s.external()
+            && s.accepted()
+            && !s.object.spec.suspend
+            && s.object.spec.network_ref.name == network.name
+    };
+    let mut externals: Vec<EndpointExternal> = spokes
+        .iter()
+        .filter(ours)
+        .map(|s| EndpointExternal {
+            name: s.name.clone(),
+            overlay_addresses: s.addresses.clone(),
+            subnets: s.subnets.iter().map(super::spoke::SubnetView::announced).collect(),
+            identity: s.object.spec.identity.clone(),
+        })
+        .collect();
+    externals.sort_by(|a, b| a.name.cmp(&b.name));
+    externals
+}

@@ -1,0 +1,202 @@
+//! What this version does not do yet, one row each: asking for it gives `Accepted=False, NotSupported`, never
+//! silence. Whoever builds a feature removes its row.
+
+use crds::network::{
+    DmvpnNetworkSpec, DscpPolicy, HubMode, InterfaceState, IpsecMode, MtuPolicy, MulticastMode, NhrpMode,
+    Phase, RegistrationPolicy, RoutingProtocol, UnderlayFamily,
+};
+use crds::spoke::{DmvpnSpokeSpec, PodCidrPolicy};
+use crds::{Reason, schema};
+use serde::Serialize;
+
+use crate::findings::Faults;
+
+/// Rows for each kind of object.
+#[derive(Clone, Copy)]
+pub(crate) struct Support {
+    network: &'static [Row<DmvpnNetworkSpec>],
+    spoke: &'static [Row<DmvpnSpokeSpec>],
+}
+
+impl Support {
+    /// What this version does.
+    pub(crate) const THIS_VERSION: Self = Self { network: NETWORK, spoke: SPOKE };
+    /// All that the API can express, to test what is built before its row goes.
+    #[cfg(test)]
+    pub(crate) const ALL: Self = Self { network: &[], spoke: &[] };
+
+    pub(crate) fn check_network(self, spec: &DmvpnNetworkSpec, faults: &mut Faults) {
+        check(self.network, spec, faults);
+    }
+
+    pub(crate) fn check_spoke(self, spec: &DmvpnSpokeSpec, faults: &mut Faults) {
+        check(self.spoke, spec, faults);
+    }
+}
+
+/// Something that is not supported: where it is asked for, and what to use instead.
+struct Row<T: 'static> {
+    asked: fn(&T) -> Vec<Ask>,
+    instead: &'static str,
+}
+
+/// A field and its value.
+struct Ask(String, String);
+
+fn check<T>(rows: &[Row<T>], spec: &T, faults: &mut Faults) {
+    for row in rows {
+        for Ask(field, value) in (row.asked)(spec) {
+            let message = format!("{field}: {value} is not supported by this version: {}", row.instead);
+            faults.reject(Reason::NotSupported, field, message);
+        }
+    }
+}
+
+const NETWORK: &[Row<DmvpnNetworkSpec>] = &[
+    Row { asked: |s| when(s.phase != Phase::Phase3, "spec.phase", s.phase), instead: "use Phase3" },
+    Row {
+        asked: |s| list("spec.clusters", &s.clusters),
+        instead: "remove it; spokes register with every hub",
+    },
+    Row {
+        asked: |s| when(s.fallback_seconds != 0, "spec.fallbackSeconds", s.fallback_seconds),
+        instead: "use 0",
+    },
+    Row {
+        asked: |s| hubs(s, |h| (h.mode == HubMode::Draining).then(|| ("mode", text(h.mode)))),
+        instead: "use Active or Disabled",
+    },
+    Row {
+        asked: |s| hubs(s, |h| h.identity.as_ref().map(|i| ("identity", text(i)))),
+        instead: "remove it; nothing proves an identity without IPsec",
+    },
+    Row {
+        asked: |s| hubs(s, |h| h.advertise.first().map(|_| ("advertise", text(&h.advertise)))),
+        instead: "remove it",
+    },
+    Row {
+        asked: |s| hubs(s, |h| Some(("tunnelSource.vrf", text(h.tunnel_source.as_ref()?.vrf.as_ref()?)))),
+        instead: "remove it",
+    },
+    Row {
+        asked: |s| {
+            let family = s.tunnel.underlay_family;
+            when(family != UnderlayFamily::IPv4, "spec.tunnel.underlayFamily", family)
+        },
+        instead: "use IPv4",
+    },
+    Row {
+        asked: |s| {
+            when(s.tunnel.mtu_policy != MtuPolicy::Fixed, "spec.tunnel.mtuPolicy", s.tunnel.mtu_policy)
+        },
+        instead: "use Fixed",
+    },
+    Row {
+        asked: |s| {
+            when(s.tunnel.dscp_policy != DscpPolicy::Clear, "spec.tunnel.dscpPolicy", s.tunnel.dscp_policy)
+        },
+        instead: "use Clear",
+    },
+    Row { asked: |s| some("spec.tunnel.keepalive", s.tunnel.keepalive.as_ref()), instead: "remove it" },
+    Row {
+        asked: |s| {
+            let state = s.tunnel.interface_state;
+            when(state != InterfaceState::Always, "spec.tunnel.interfaceState", state)
+        },
+        instead: "use Always",
+    },
+    Row { asked: |s| some("spec.tunnel.vrf", s.tunnel.vrf.as_ref()), instead: "remove it" },
+    Row {
+        asked: |s| when(s.nhrp.mode != NhrpMode::Enabled, "spec.nhrp.mode", s.nhrp.mode),
+        instead: "use Enabled",
+    },
+    Row {
+        asked: |s| {
+            let multicast = s.nhrp.multicast.as_ref().filter(|m| m.mode != MulticastMode::None);
+            some("spec.nhrp.multicast.mode", multicast.map(|m| m.mode).as_ref())
+        },
+        instead: "use None",
+    },
+    Row {
+        asked: |s| {
+            let policy = s.registration.policy;
+            when(policy != RegistrationPolicy::Any, "spec.registration.policy", policy)
+        },
+        instead: "use Any",
+    },
+    Row { asked: |s| list("spec.groups", &s.groups), instead: "remove it" },
+    Row { asked: |s| some("spec.access", s.access.as_ref()), instead: "remove it" },
+    Row { asked: |s| some("spec.qos", s.qos.as_ref()), instead: "remove it" },
+    Row {
+        asked: |s| when(s.ipsec.mode != IpsecMode::Disabled, "spec.ipsec.mode", s.ipsec.mode),
+        instead: "use Disabled",
+    },
+    Row {
+        asked: |s| {
+            let protocol = s.routing.protocol;
+            let ours =
+                matches!(protocol, RoutingProtocol::Nhrp | RoutingProtocol::Static | RoutingProtocol::None);
+            when(!ours, "spec.routing.protocol", protocol)
+        },
+        instead: "use NHRP, Static or None",
+    },
+    Row { asked: |s| some("spec.routing.distance", s.routing.distance.as_ref()), instead: "remove it" },
+    Row { asked: |s| list("spec.routing.import", &s.routing.import), instead: "remove it" },
+    Row { asked: |s| list("spec.routing.export", &s.routing.export), instead: "remove it" },
+    Row { asked: |s| some("spec.rollout", s.rollout.as_ref()), instead: "remove it" },
+];
+
+const SPOKE: &[Row<DmvpnSpokeSpec>] = &[
+    Row {
+        asked: |s| some("spec.tunnelSource.vrf", s.tunnel_source.as_ref().and_then(|t| t.vrf.as_ref())),
+        instead: "remove it",
+    },
+    Row {
+        asked: |s| {
+            let mapped =
+                s.subnets.iter().enumerate().filter_map(|(i, n)| Some((i, n.advertise_as.as_ref()?)));
+            mapped.map(|(i, to)| Ask(format!("spec.subnets[{i}].advertiseAs"), text(to))).collect()
+        },
+        instead: "remove it",
+    },
+    Row {
+        asked: |s| when(s.pod_cidr_policy != PodCidrPolicy::None, "spec.podCIDRPolicy", s.pod_cidr_policy),
+        instead: "use None",
+    },
+    Row {
+        asked: |s| some("spec.identity", s.identity.as_ref()),
+        instead: "remove it; nothing proves an identity without IPsec",
+    },
+    Row { asked: |s| list("spec.pskSecretRefs", &s.psk_secret_refs), instead: "remove it" },
+    Row { asked: |s| some("spec.group", s.group.as_ref()), instead: "remove it" },
+    Row { asked: |s| some("spec.qosGroup", s.qos_group.as_ref()), instead: "remove it" },
+];
+
+fn when(asked: bool, field: &str, value: impl Serialize) -> Vec<Ask> {
+    if asked { vec![Ask(field.to_owned(), text(value))] } else { Vec::new() }
+}
+
+fn some<T: Serialize>(field: &str, value: Option<&T>) -> Vec<Ask> {
+    value.map(|v| Ask(field.to_owned(), text(v))).into_iter().collect()
+}
+
+fn list<T: Serialize>(field: &str, value: &[T]) -> Vec<Ask> {
+    when(!value.is_empty(), field, value)
+}
+
+fn hubs(
+    spec: &DmvpnNetworkSpec,
+    asked: fn(&crds::network::Hub) -> Option<(&'static str, String)>,
+) -> Vec<Ask> {
+    let asks = spec.hubs.iter().enumerate().filter_map(|(i, hub)| Some((i, asked(hub)?)));
+    asks.map(|(i, (field, value))| Ask(format!("spec.hubs[{i}].{field}"), value)).collect()
+}
+
+/// A value as a person wrote it.
+fn text(value: impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(text)) => text,
+        Ok(value) => schema::show(&value),
+        Err(_) => String::new(),
+    }
+}

@@ -1,0 +1,109 @@
+//! What this version does not do is refused by name.
+
+use super::*;
+
+#[test]
+fn networks_that_ask_for_more_are_refused() {
+    for (line, want) in [
+        ("  clusters: [{name: c, maxConnections: 1}]", "spec.clusters: "),
+        ("  fallbackSeconds: 30", "spec.fallbackSeconds: 30 is not supported by this version: use 0"),
+        (
+            "  tunnel: {underlayFamily: IPv6}",
+            "spec.tunnel.underlayFamily: IPv6 is not supported by this version: use IPv4",
+        ),
+        ("  tunnel: {mtuPolicy: Auto}", "spec.tunnel.mtuPolicy: Auto"),
+        ("  tunnel: {dscpPolicy: Copy}", "spec.tunnel.dscpPolicy: Copy"),
+        ("  tunnel: {interfaceState: FollowNHS}", "spec.tunnel.interfaceState: FollowNHS"),
+        ("  tunnel: {vrf: red}", "spec.tunnel.vrf: red"),
+        ("  nhrp: {multicast: {mode: Dynamic}}", "spec.nhrp.multicast.mode: Dynamic"),
+        ("  registration: {policy: AllowListed}", "spec.registration.policy: AllowListed"),
+        ("  groups: [{name: g}]", "spec.groups: "),
+        ("  access: {defaultAction: Deny}", "spec.access: "),
+        ("  qos: {groups: [{name: gold, rateKbps: 1000}]}", "spec.qos: "),
+        (
+            "  ipsec: {mode: Required, authentication: {type: PSK, pskSecretRefs: [{name: s}]}}",
+            "spec.ipsec.mode: Required is not supported by this version: use Disabled",
+        ),
+        (
+            "  routing: {protocol: OSPF}",
+            "spec.routing.protocol: OSPF is not supported by this version: use NHRP, Static or None",
+        ),
+        ("  routing: {distance: 20}", "spec.routing.distance: 20"),
+        ("  routing: {import: [10.0.0.0/8]}", "spec.routing.import: "),
+        ("  routing: {export: [10.0.0.0/8]}", "spec.routing.export: "),
+        ("  rollout: {maxUnavailable: 2}", "spec.rollout: "),
+    ] {
+        let compiled = compile(&inputs(&network("branches", line), &["hub:dmvpn.io/hub=hub1"]));
+        assert_eq!(compiled.names(), Vec::<&str>::new(), "{line}");
+        let faults = compiled.faults("DmvpnNetwork/branches");
+        assert!(faults.len() == 1 && faults[0].contains(want), "{line}: {faults:?}");
+        assert!(faults[0].starts_with("NotSupported "), "{faults:?}");
+    }
+    for (from, to, want) in [
+        ("Phase3", "Phase1\n  tunnel: {keepalive: {}}", "spec.tunnel.keepalive: "),
+        ("Phase3", "Phase1\n  nhrp: {mode: Disabled}", "spec.nhrp.mode: Disabled"),
+        ("Phase3", "Phase2", "spec.phase: Phase2 is not supported by this version: use Phase3"),
+        ("name: hub1,", "name: hub1, mode: Draining,", "spec.hubs[0].mode: Draining"),
+        ("name: hub1,", "name: hub1, identity: h.example.net,", "spec.hubs[0].identity: h.example.net"),
+        ("name: hub1,", "name: hub1, advertise: [0.0.0.0/0],", "spec.hubs[0].advertise: "),
+        ("name: hub1,", "name: hub1, tunnelSource: {vrf: red},", "spec.hubs[0].tunnelSource.vrf: red"),
+    ] {
+        let compiled = compile(&inputs(&network("branches", "").replace(from, to), &[]));
+        let faults = compiled.faults("DmvpnNetwork/branches").join("\n");
+        assert!(faults.contains(want), "{to}: {faults}");
+    }
+}
+
+#[test]
+fn spokes_that_ask_for_more_are_refused_and_stop_nobody() {
+    for (line, want) in [
+        ("  tunnelSource: {vrf: red}", "spec.tunnelSource.vrf: red"),
+        (
+            "  subnets: [{cidr: 10.1.0.0/24, advertiseAs: 10.9.0.0/24}]",
+            "spec.subnets[0].advertiseAs: 10.9.0.0/24",
+        ),
+        (
+            "  podCIDRPolicy: Announce",
+            "spec.podCIDRPolicy: Announce is not supported by this version: use None",
+        ),
+        ("  identity: a.example.net", "spec.identity: a.example.net"),
+        ("  pskSecretRefs: [{name: s}]", "spec.pskSecretRefs: "),
+        ("  group: g", "spec.group: g"),
+        ("  qosGroup: g", "spec.qosGroup: g"),
+    ] {
+        let yaml = network("branches", "  addressing: {pools: [10.255.16.0/20]}")
+            + &spoke("a", line)
+            + &spoke("b", "");
+        let compiled = compile(&inputs(&yaml, &["a", "b"]));
+        assert_eq!(compiled.names(), ["branches-b"], "{line}");
+        let faults = compiled.faults("DmvpnSpoke/a");
+        assert!(faults.len() == 1 && faults[0].contains(want), "{line}: {faults:?}");
+    }
+}
+
+#[test]
+fn what_this_version_does_is_accepted() {
+    for line in [
+        "  tunnel: {mtu: 1300, tcpMSSPolicy: None, ttl: 64, bandwidthKbps: 1000, interfaceName: tun5}",
+        "  nhrp: {authenticationSecretRefs: [{name: s}], uniquenessPolicy: NBMA, registrationIntervalSeconds: 100}",
+        "  nhrp: {multicast: {mode: None}}",
+        "  routing: {protocol: Static}",
+        "  routing: {protocol: None, metric: 50}",
+        "  ipsec: {mode: Disabled, dpdSeconds: 20}",
+        "  suspend: true",
+    ] {
+        let compiled = compile(&inputs(&network("branches", line), &["hub:dmvpn.io/hub=hub1"]));
+        assert_eq!(compiled.all_faults(), Vec::<String>::new(), "{line}");
+        assert_eq!(compiled.endpoints.len(), 1);
+    }
+}
+
+#[test]
+fn nobody_waits_in_silence_for_a_network_that_is_refused() {
+    let yaml = network("branches", "  suspend: false").replace("Phase3", "Phase2")
+        + &spoke("a", "  overlayAddresses: [10.255.0.11]");
+    let compiled = compile(&inputs(&yaml, &["a"]));
+    assert!(compiled.endpoints.is_empty());
+    let faults = compiled.faults("DmvpnSpoke/a");
+    assert!(faults[0].starts_with(&Reason::NetworkNotAccepted.to_string()), "{faults:?}");
+}

@@ -1,0 +1,343 @@
+//! `DmvpnEndpoint`: the rendered, secret-free configuration of one tunnel on one node.
+//!
+//! Spec by the operator (or by the same compile on a box without Kubernetes), status by the node's agent.
+//! Everything here has been checked by `compile`: addresses and prefixes are typed.
+
+#![allow(clippy::duplicated_attributes, reason = "printer columns share their type")]
+
+use std::net::IpAddr;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::bounds;
+use crate::net::Cidr;
+
+/// One tunnel of one network on one node.
+#[derive(CustomResource, JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "dmvpn.io",
+    version = "v1alpha1",
+    kind = "DmvpnEndpoint",
+    plural = "dmvpnendpoints",
+    status = "DmvpnEndpointStatus",
+    shortname = "dep",
+    category = "dmvpn",
+    selectable = ".spec.nodeName",
+    derive = "PartialEq",
+    cel,
+    printcolumn(name = "Network", type_ = "string", json_path = ".spec.network"),
+    printcolumn(name = "Node", type_ = "string", json_path = ".spec.nodeName"),
+    printcolumn(name = "Role", type_ = "string", json_path = ".spec.role"),
+    printcolumn(name = "Tunnel-IP", type_ = "string", json_path = ".status.tunnelIp"),
+    printcolumn(name = "NBMA", type_ = "string", json_path = ".status.nbma"),
+    printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
+    printcolumn(name = "Peers", type_ = "integer", json_path = ".status.peers"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct DmvpnEndpointSpec {
+    /// Name of the `DmvpnNetwork`.
+    #[schemars(schema_with = "bounds::subdomain")]
+    pub network: String,
+    /// Node that this tunnel is on.
+    #[schemars(schema_with = "bounds::subdomain")]
+    pub node_name: String,
+    /// UID of that Node object, so that a re-imaged node of the same name is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub node_uid: Option<String>,
+    /// Whether the tunnel should be there.
+    pub desired: Desired,
+    /// AdminDown: the link is kept, down, and nothing is registered.
+    #[serde(default)]
+    pub suspend: bool,
+    /// NHS, NHC or both.
+    pub role: Role,
+    /// DMVPN phase.
+    pub phase: crate::network::Phase,
+    /// Overlay prefixes that are routed.
+    #[schemars(length(min = 1, max = 8), extend("x-kubernetes-list-type" = "set"))]
+    pub overlay: Vec<Cidr>,
+    /// Overlay addresses of this tunnel, each with the spoke or hub it belongs to.
+    #[serde(default)]
+    #[schemars(
+        length(max = 256),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["address"])
+    )]
+    pub addresses: Vec<EndpointAddress>,
+    /// Prefixes behind this node.
+    #[serde(default)]
+    #[schemars(
+        length(max = 1024),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["cidr"])
+    )]
+    pub subnets: Vec<EndpointSubnet>,
+    /// The link.
+    pub tunnel: EndpointTunnel,
+    /// NHRP parameters.
+    pub nhrp: EndpointNhrp,
+    /// Hubs to register with (empty on a hub that registers with no other).
+    #[serde(default)]
+    #[schemars(
+        length(max = 32),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub nhs: Vec<EndpointNhs>,
+    /// External spokes and their prefixes; on hubs only.
+    #[serde(default)]
+    #[schemars(
+        length(max = 4096),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub external: Vec<EndpointExternal>,
+    /// Who may register; on hubs only.
+    #[serde(default)]
+    pub registration: EndpointRegistration,
+    /// How prefixes get into the routing tables.
+    pub routing: EndpointRouting,
+}
+
+/// Whether the tunnel should be there.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Desired {
+    /// It should.
+    Present,
+    /// All that the agent put on the node for it is to be taken away.
+    Absent,
+}
+
+/// Role of the node in the network.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// Next hop server.
+    Hub,
+    /// Next hop client.
+    Spoke,
+    /// A hub that registers with another hub.
+    HubSpoke,
+}
+
+/// An overlay address.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointAddress {
+    /// The address; /32 or /128 on the link.
+    pub address: IpAddr,
+    /// Owner: `DmvpnSpoke` or hub name.
+    #[schemars(schema_with = "bounds::owner")]
+    pub owner: String,
+    /// IKE identity of the owner, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "bounds::identity")]
+    pub identity: Option<String>,
+}
+
+/// A prefix behind the node.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointSubnet {
+    /// The prefix as it is on site.
+    pub cidr: Cidr,
+    /// What it is announced as (1:1), if different.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advertise_as: Option<Cidr>,
+    /// Owning `DmvpnSpoke` or hub name.
+    #[schemars(schema_with = "bounds::owner")]
+    pub owner: String,
+}
+
+/// The tunnel link.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointTunnel {
+    /// Interface name, at most 15 bytes.
+    #[schemars(schema_with = "bounds::interface")]
+    pub interface_name: String,
+    /// Where the local underlay address comes from.
+    pub source: crate::spoke::TunnelSource,
+    /// Remote underlay addresses of a point-to-point tunnel; absent: multipoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<crate::network::Nbma>,
+    /// Family of the underlay.
+    pub underlay_family: crate::network::UnderlayFamily,
+    /// GRE key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 4294967295u32))]
+    pub key: Option<u32>,
+    /// How the MTU is found.
+    pub mtu_policy: crate::network::MtuPolicy,
+    /// IP MTU in bytes.
+    #[schemars(range(min = 576, max = 9216))]
+    pub mtu: u16,
+    /// Whether TCP MSS is clamped.
+    pub tcp_mss_policy: crate::network::TcpMssPolicy,
+    /// Outer TTL.
+    #[schemars(range(min = 1, max = 255))]
+    pub ttl: u8,
+    /// Outer DSCP.
+    pub dscp_policy: crate::network::DscpPolicy,
+    /// Bandwidth in kbit/s, for routing and status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10000000))]
+    pub bandwidth_kbps: Option<u32>,
+    /// GRE keepalive of a point-to-point tunnel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keepalive: Option<crate::network::Keepalive>,
+    /// Whether line protocol follows the NHSs.
+    pub interface_state: crate::network::InterfaceState,
+    /// VRF of the overlay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "bounds::interface")]
+    pub vrf: Option<String>,
+}
+
+/// NHRP parameters.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointNhrp {
+    /// Off: plain GRE.
+    pub mode: crate::network::NhrpMode,
+    /// Network id, local to the node.
+    #[schemars(range(min = 1, max = 4294967295u32))]
+    pub network_id: u32,
+    /// Holding time in seconds.
+    #[schemars(range(min = 3, max = 65535))]
+    pub hold_time_seconds: u16,
+    /// Registration interval in seconds; absent: a third of the holding time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 21845))]
+    pub registration_interval_seconds: Option<u16>,
+    /// Secrets with the password; the first is sent, all are accepted.
+    #[serde(default)]
+    #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "atomic"))]
+    pub authentication_secret_refs: Vec<crate::network::SecretRef>,
+    /// What a hub does when a taken address is claimed.
+    pub uniqueness_policy: crate::network::UniquenessPolicy,
+    /// Whether this node asks for a unique registration.
+    pub registration_unique: bool,
+    /// Fixed bindings.
+    #[serde(default)]
+    #[schemars(
+        length(max = 128),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["overlayAddress"])
+    )]
+    pub static_mappings: Vec<EndpointMapping>,
+}
+
+/// A fixed binding.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointMapping {
+    /// Overlay address.
+    pub overlay_address: IpAddr,
+    /// Underlay address.
+    pub nbma_address: IpAddr,
+    /// Prefixes behind it.
+    #[serde(default)]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "set"))]
+    pub subnets: Vec<Cidr>,
+}
+
+/// A hub to register with.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointNhs {
+    /// Hub name.
+    #[schemars(schema_with = "bounds::label")]
+    pub name: String,
+    /// 0 is best.
+    #[schemars(range(min = 0, max = 255))]
+    pub priority: u8,
+    /// Cluster number.
+    #[schemars(range(min = 0, max = 10))]
+    pub cluster: u8,
+    /// Overlay addresses, one a family.
+    #[schemars(length(max = 2), extend("x-kubernetes-list-type" = "atomic"))]
+    pub overlay_addresses: Vec<IpAddr>,
+    /// Underlay addresses or names.
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
+    pub nbma: Vec<crate::network::Nbma>,
+    /// IKE identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "bounds::identity")]
+    pub identity: Option<String>,
+}
+
+/// An external router.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointExternal {
+    /// Name of the `DmvpnSpoke`.
+    #[schemars(schema_with = "bounds::subdomain")]
+    pub name: String,
+    /// Its overlay addresses.
+    #[schemars(length(max = 2), extend("x-kubernetes-list-type" = "atomic"))]
+    pub overlay_addresses: Vec<IpAddr>,
+    /// Prefixes behind it.
+    #[serde(default)]
+    #[schemars(length(max = 128), extend("x-kubernetes-list-type" = "set"))]
+    pub subnets: Vec<Cidr>,
+    /// Its IKE identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "bounds::identity")]
+    pub identity: Option<String>,
+}
+
+/// Who may register.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointRegistration {
+    /// Policy of the network.
+    #[serde(default)]
+    pub policy: crate::network::RegistrationPolicy,
+}
+
+/// How prefixes get into the routing tables.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointRouting {
+    /// Protocol.
+    pub protocol: crate::network::RoutingProtocol,
+    /// Metric of prefixes learned by NHRP through a hub; shortcuts get a lower one.
+    #[schemars(range(min = 2, max = 4294967295u32))]
+    pub metric: u32,
+}
+
+/// Status, written by the node's agent on transitions.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DmvpnEndpointStatus {
+    /// Generation that the conditions speak of; −1 before the first report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -1))]
+    pub observed_generation: Option<i64>,
+    /// Ladder: `INTF`, `IKE`, `IPsec`, `NHRP`, `Up`, beside `AdminDown` and `Unknown` (open: a newer agent
+    /// may know more).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub state: Option<String>,
+    /// Overlay addresses, comma separated, for the printer column.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16384))]
+    pub tunnel_ip: Option<String>,
+    /// Underlay address in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub nbma: Option<String>,
+    /// Number of peers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10000000))]
+    pub peers: Option<i32>,
+    /// Conditions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "bounds::conditions")]
+    pub conditions: Vec<Condition>,
+}

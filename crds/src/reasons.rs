@@ -1,0 +1,146 @@
+//! Reasons of conditions and of tunnel states: a closed list in our code, open strings in the schema (a newer
+//! agent must be able to write to an older CRD). Each says what causes it and what cures it.
+
+use std::fmt;
+use std::str::FromStr;
+
+macro_rules! reasons {
+    ($($name:ident: $cause:literal, $cure:literal;)*) => {
+        /// Why a condition or a tunnel's state is what it is.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason {
+            $(
+                #[doc = $cause]
+                $name,
+            )*
+        }
+
+        impl Reason {
+            /// All of them, in the order in which they are documented.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// As it is written in `status.conditions[].reason`.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)*
+                }
+            }
+
+            /// What causes it.
+            pub const fn cause(self) -> &'static str {
+                match self {
+                    $(Self::$name => $cause,)*
+                }
+            }
+
+            /// What to do about it.
+            pub const fn cure(self) -> &'static str {
+                match self {
+                    $(Self::$name => $cure,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    Accepted: "The object is valid and all of it is supported.", "Nothing to do.";
+    Up: "All configured hubs have acknowledged.", "Nothing to do.";
+    Waiting: "Something that it needs is not there yet.", "Wait, or see the message for what is missing.";
+    Suspended: "`suspend` is true.", "Set suspend to false.";
+    Invalid: "A field is malformed or out of range.", "Correct the field that the message names.";
+    NotSupported: "It asks for something that this version does not do.", "Use the value that the message names.";
+    NetworkNotFound: "`networkRef` names no DmvpnNetwork.", "Create the network, or correct the name.";
+    NetworkNotAccepted: "The network that it belongs to is not accepted.", "Correct the network first.";
+    NodeNotFound: "No node here matches the placement.",
+        "Nothing to do if the site is elsewhere; else correct nodeName, or label a node.";
+    NodeAddressUnknown: "The node has no InternalIP of the underlay's family.",
+        "Use tunnelSource.from DefaultRoute, Interface or Address.";
+    NoHub: "The network has no usable hub.", "Add a hub with overlayAddresses and nbma, or set one to mode Active.";
+    HubIncomplete: "A hub lacks overlayAddresses or nbma.", "Add them in spec.hubs.";
+    HubOnSeveralNodes: "The labels of a hub are on several nodes.", "Leave the label on one node only.";
+    HubsShareNode: "Two hubs of the network are on one node.", "Move the label of one of them to another node.";
+    OverlappingOverlay: "Two prefixes of one overlay overlap, or two networks on one node have the same overlay.",
+        "Use prefixes that do not overlap.";
+    OverlappingSubnets: "Two spokes of the network have overlapping subnets.",
+        "Change one of them, or map it 1:1 with subnets[].advertiseAs.";
+    SubnetOverlapsOverlay: "A subnet overlaps the overlay.", "Use a prefix outside of spec.overlay of the network.";
+    SubnetContainsNbma: "A subnet contains the underlay address of a hub: its packets would go into the tunnel.",
+        "Leave the hub's underlay address out of the subnets.";
+    AddressOutsideOverlay: "An address or pool is not within the overlay.", "Use one within spec.overlay.";
+    AddressNotUsable: "An address is the network or broadcast address of the overlay, or no host address.",
+        "Use another address of the overlay.";
+    AddressTaken: "An overlay address belongs to somebody else already.", "Use a free one.";
+    AddressReserved: "An overlay address lies in addressing.reserved.", "Use another, or take it out of reserved.";
+    AddressMissing: "There is no overlay address for it.", "Add overlayAddresses, or addressing.pools to the network.";
+    PoolExhausted: "All addresses of the pools are in use.", "Add a pool to addressing.pools.";
+    TunnelConflict: "Two networks have the same key on the same tunnel source of one node.",
+        "Give one of them another tunnel.key.";
+    InterfaceNameTaken: "Two networks, or something that is not ours, have the same interface name on one node.",
+        "Give it another tunnel.interfaceName.";
+    TunnelSourceConflict: "Spokes of one network on one node want different tunnel sources.",
+        "Give them the same tunnelSource.";
+    SettingConflict: "Two settings of the object contradict each other.", "See the message.";
+    PeerAddressMissing: "A point-to-point tunnel does not know its other end.",
+        "Add the hub's nbma, or on the hub exactly one nhrp.staticMappings entry.";
+    CredentialsMissing: "A Secret, or a key in it, is missing.",
+        "Create it with the label dmvpn.io/network and the key that the message names.";
+    UnderlayInterfaceMissing: "The tunnel source's interface does not exist.", "Correct tunnelSource.interface.";
+    UnderlayInterfaceDown: "The tunnel source's interface is down.", "Bring the interface up.";
+    UnderlayAddressMissing: "The tunnel source has no address.", "Give the interface an address, or wait for DHCP.";
+    LinkNameTaken: "An interface of that name exists and is not ours.", "Use another tunnel.interfaceName.";
+    KernelUnsupported: "The kernel cannot make the link.", "Load or build ip_gre.";
+    KernelError: "The kernel refused a change.", "See the message; the change is tried again.";
+    NoRouteToHub: "The underlay has no route to the hub's underlay address.", "Correct the underlay's routing.";
+    RecursiveRouting: "The hub's underlay address is routed through the tunnel itself.",
+        "Do not announce underlay addresses in the overlay.";
+    NameNotResolved: "A hub's host name does not resolve.", "Correct the name or the resolver.";
+    WaitingForIke: "IKE with the hub is not established.", "Wait; see the message if it lasts.";
+    WaitingForIpsec: "The IPsec SA with the hub is not installed.", "Wait; see the message if it lasts.";
+    Registering: "A registration is on its way.", "Wait.";
+    RegistrationTimeout: "The hub does not answer registrations.",
+        "Check that GRE (IP protocol 47) passes, that the key is the same and that the hub runs.";
+    RegistrationRefused: "The hub refused the registration.", "See the code in the message and the hub's log.";
+    AddressRegisteredElsewhere: "The hub says that somebody else has registered this address (code 14).",
+        "Use another address, or stop the other one.";
+    AuthenticationFailed: "The NHRP password is wrong or missing.", "Use the same authenticationSecretRefs on both.";
+    KeyMismatchSuspected: "GRE from the hub arrives with another key.", "Use the same tunnel.key.";
+    ForwardingDisabled: "The host does not forward.", "Set net.ipv4.ip_forward and net.ipv6.conf.all.forwarding to 1.";
+    ReversePathFilter: "Strict reverse path filtering drops packets.", "Set net.ipv4.conf.all.rp_filter to 0 or 2.";
+    SharedSecret: "One key for all: anyone can claim any name.", "Use certificates, or a key for each spoke.";
+    AgentSilent: "The agent of the node does not report.", "Check the agent's pod and the node.";
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A reason that this version does not know.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown reason {0}")]
+pub struct UnknownReason(String);
+
+impl FromStr for Reason {
+    type Err = UnknownReason;
+
+    fn from_str(text: &str) -> Result<Self, UnknownReason> {
+        Self::ALL.iter().copied().find(|r| r.as_str() == text).ok_or_else(|| UnknownReason(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_has_a_cause_and_a_cure() {
+        for reason in Reason::ALL {
+            assert_eq!(reason.as_str().parse(), Ok(*reason));
+            assert!(reason.cause().ends_with('.') && reason.cure().ends_with('.'), "{reason}");
+            assert!(reason.as_str().chars().all(|c| c.is_ascii_alphanumeric()), "{reason}");
+        }
+        assert!("Nonsense".parse::<Reason>().is_err());
+    }
+}

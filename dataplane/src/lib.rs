@@ -1,0 +1,37 @@
+//! The kernel's side of DMVPN: links, addresses, neighbours, routes, events, NHRP packets, nft.
+//!
+//! Everything here works on the network namespace that the process runs in. [`Kernel`] reads and writes
+//! kernel tables over netlink, [`NhrpSocket`] carries NHRP packets of one tunnel link, [`Nflog`] hands out
+//! the headers of packets that came in and left by a tunnel, and [`nft`] makes and loads the rules beside
+//! them.
+//!
+//! | file | what for |
+//! |---|---|
+//! | `model` | kernel objects as values; wanted and observed have the same types |
+//! | `kernel` | [`Kernel`]: observe, apply, look up, count |
+//! | `writer` | batches of changes on a netlink socket, one result for each |
+//! | `requests` | dumps and single questions |
+//! | `monitor` | the task that turns notifications into [`model::KernelEvent`]s |
+//! | `wire` | model ↔ netlink messages, both ways, no sockets |
+//! | `sys` | system calls; the only file with `unsafe` |
+//! | `nhrp_socket`, `nflog`, `nft` | NHRP packets, redirect capture, rules |
+
+#![deny(unsafe_code)]
+
+mod error;
+mod kernel;
+pub mod model;
+mod monitor;
+mod names;
+mod nflog;
+pub mod nft;
+mod nhrp_socket;
+mod requests;
+mod sys;
+mod wire;
+mod writer;
+
+pub use error::Error;
+pub use kernel::{Applied, Kernel};
+pub use nflog::{Hairpin, Nflog};
+pub use nhrp_socket::{NhrpSocket, Received};

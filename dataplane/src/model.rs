@@ -1,0 +1,243 @@
+//! The kernel objects we program, as values: the same types say what is wanted and what was observed, so that
+//! a plan can be compared with a dump.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// Protocol number of our routes and neighbours (191 is zebra's own and would be adopted by it).
+pub const PROTOCOL: u8 = 214;
+
+/// A GRE tunnel link over IPv4. Without a remote it is multipoint (mGRE).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GreLink {
+    /// Interface name, at most 15 bytes.
+    pub name: String,
+    /// Our mark of ownership (`IFLA_IFALIAS`), e.g. `dmvpn.io/branches`.
+    pub alias: String,
+    /// Local underlay address.
+    pub local: IpAddr,
+    /// Remote underlay address of a point-to-point tunnel; `None`: multipoint.
+    pub remote: Option<IpAddr>,
+    /// GRE key, both directions.
+    pub key: Option<u32>,
+    /// Fixed outer TTL, 1–255 (never inherited). As observed, 0 means that the link has something which no
+    /// wanted link has (inherited TTL or TOS, different keys, checksums, sequence numbers): it always
+    /// differs.
+    pub ttl: u8,
+    /// Link MTU in bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+}
+
+/// Any link, as observed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Interface index.
+    pub index: u32,
+    /// Interface name.
+    pub name: String,
+    /// `IFLA_INFO_KIND`, e.g. `gre`; empty for physical links.
+    pub kind: String,
+    /// `IFLA_IFALIAS`; empty if none.
+    pub alias: String,
+    /// `IFF_UP`.
+    pub up: bool,
+    /// `IFF_LOWER_UP`.
+    pub carrier: bool,
+    /// `IFF_NOARP`: must be clear on our multipoint links.
+    pub noarp: bool,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Index of the enslaving device (bridge, VRF), 0 if none.
+    pub master: u32,
+    /// For kind `gre`: its parameters, in the form that a wanted link has.
+    pub gre: Option<GreLink>,
+}
+
+/// An address on a link.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Address {
+    /// Interface index.
+    pub link: u32,
+    /// Address with prefix length.
+    pub address: IpNet,
+}
+
+/// What a route does.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Target {
+    /// Out of a link, by an on-link gateway (`None`: the destination is on the link itself).
+    Link {
+        /// Interface index.
+        link: u32,
+        /// Gateway.
+        via: Option<IpAddr>,
+    },
+    /// ICMP unreachable.
+    Unreachable,
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Route {
+    /// Destination.
+    pub prefix: IpNet,
+    /// Routing table, 254 = main.
+    pub table: u32,
+    /// Priority: lower wins. IPv6 has no 0 in the kernel: 0 stands for its default 1024 both ways, and 1024
+    /// itself is refused.
+    pub metric: u32,
+    /// Where it goes.
+    pub target: Target,
+    /// Preferred source address.
+    pub source: Option<IpAddr>,
+}
+
+/// A permanent neighbour: overlay address → underlay (NBMA) address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Neighbour {
+    /// Interface index.
+    pub link: u32,
+    /// Overlay address.
+    pub overlay: IpAddr,
+    /// Link-layer address, which for GRE is the peer's underlay address.
+    pub nbma: IpAddr,
+}
+
+/// One change. Deletions of what is already gone succeed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Create the link (down, without NOARP), set alias, MTU, neighbour parameters (application solicitation
+    /// 1, multicast and unicast probes 0) and per-interface settings (loose rp_filter, forwarding on, ICMP
+    /// redirects off), then bring it up if wanted.
+    CreateGre(GreLink),
+    /// Bring an existing link with this index to the wanted parameters (same name; `RTM_NEWLINK` change of
+    /// local/remote/ttl/key, so that index, addresses and routes stay). The kernel refuses (EINVAL) to turn a
+    /// multipoint link into a point-to-point one or back.
+    ChangeGre {
+        /// Interface index.
+        index: u32,
+        /// Wanted parameters.
+        link: GreLink,
+    },
+    /// Delete the link.
+    DeleteLink {
+        /// Interface index.
+        index: u32,
+    },
+    /// Add an address (or replace its attributes).
+    AddAddress(Address),
+    /// Remove an address.
+    DeleteAddress(Address),
+    /// Add or replace a route with our protocol number.
+    PutRoute(Route),
+    /// Remove a route of ours.
+    DeleteRoute(Route),
+    /// Add or replace a permanent neighbour with our protocol number.
+    PutNeighbour(Neighbour),
+    /// Remove it.
+    DeleteNeighbour {
+        /// Interface index.
+        link: u32,
+        /// Overlay address.
+        overlay: IpAddr,
+    },
+}
+
+/// All of the kernel's state that concerns us, from one dump.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observed {
+    /// All links.
+    pub links: Vec<Link>,
+    /// All addresses of scope global or link, on all links.
+    pub addresses: Vec<Address>,
+    /// Routes of [`PROTOCOL`], in all tables.
+    pub routes: Vec<Route>,
+    /// Permanent neighbours of [`PROTOCOL`].
+    pub neighbours: Vec<Neighbour>,
+    /// Overlay hosts that the kernel waits for (state INCOMPLETE) on links of kind `gre`: (link, overlay).
+    pub incomplete: Vec<(u32, IpAddr)>,
+}
+
+/// What the monitor reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KernelEvent {
+    /// A link appeared or changed.
+    Link(Link),
+    /// A link is gone.
+    LinkGone {
+        /// Its former index.
+        index: u32,
+        /// Its last name.
+        name: String,
+    },
+    /// An address came or went.
+    Address {
+        /// Interface index.
+        link: u32,
+        /// The address.
+        address: IpNet,
+        /// It went.
+        gone: bool,
+    },
+    /// Somebody else changed or removed a route of ours; or (`ours: false`) a foreign one came or went.
+    Route {
+        /// The route.
+        route: Route,
+        /// It has our protocol number.
+        ours: bool,
+        /// It is gone.
+        gone: bool,
+    },
+    /// A neighbour on a `gre` link was deleted or overwritten, not by us.
+    Neighbour {
+        /// Interface index.
+        link: u32,
+        /// Overlay address.
+        overlay: IpAddr,
+        /// What stands there now (`None`: the kernel gave up on it).
+        nbma: Option<IpAddr>,
+        /// It was deleted.
+        gone: bool,
+    },
+    /// `RTM_GETNEIGH`: the kernel has a packet for an overlay host whose underlay address it does not know.
+    ResolveNeeded {
+        /// Interface index.
+        link: u32,
+        /// Overlay address.
+        overlay: IpAddr,
+    },
+    /// Events were lost: dump everything again.
+    Overrun,
+}
+
+/// Answer to "how would the kernel send to this address?" (`RTM_GETROUTE`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lookup {
+    /// Outgoing interface.
+    pub link: u32,
+    /// Gateway, if any.
+    pub via: Option<IpAddr>,
+    /// Source address that would be chosen.
+    pub source: Option<IpAddr>,
+}
+
+/// Counters of a link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkCounters {
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Receive errors.
+    pub rx_errors: u64,
+    /// Send errors.
+    pub tx_errors: u64,
+}

@@ -1,0 +1,368 @@
+//! The nft rules beside a tunnel: one table `inet dmvpn_<network>` for each network, nothing outside it.
+//!
+//! [`render`] makes the text (pure), [`load`] hands it to `nft -f -`, which takes it as one transaction. The
+//! table has up to five parts: redirect capture, MSS clamping, use tracking, and always the drop of ICMP
+//! redirects that would leave by the tunnel. Loading a table anew empties its sets: load only when the text
+//! changed.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use crate::Error;
+use crate::names;
+
+/// What the name of each table of ours starts with.
+pub const TABLE_PREFIX: &str = "dmvpn_";
+/// Environment variable with the path of the `nft` program.
+pub const NFT_VARIABLE: &str = "DMVPN_NFT";
+/// How long a destination counts as used after its last packet, in seconds.
+pub const USE_SECONDS: u32 = 60;
+
+/// An nft that runs longer than this is killed.
+const LIMIT: Duration = Duration::from_secs(10);
+/// nft's longest table name in bytes.
+const MAX_TABLE: usize = 255;
+/// Most pairs or destinations that are remembered at once; beyond that a pair is not captured, a use not
+/// seen.
+const SET_SIZE: u32 = 65_535;
+
+/// The rules beside one tunnel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ruleset {
+    /// Name of the network.
+    pub network: String,
+    /// Name of the tunnel link; characters other than `[A-Za-z0-9_.-]` are written as `_` (no such link
+    /// exists).
+    pub interface: String,
+    /// NFLOG group that gets the first packet of each pair of addresses that came in and leaves by the
+    /// tunnel, and then at most one in 2 s.
+    pub redirect_group: Option<u16>,
+    /// Largest TCP segment (IPv4, IPv6) in bytes for connections through the tunnel, both ways; it is only
+    /// lowered.
+    pub mss_clamp: Option<(u16, u16)>,
+    /// Remember for [`USE_SECONDS`] which destinations packets went to by the tunnel.
+    pub track_use: bool,
+}
+
+/// Name of a network's table. Different networks have different tables.
+pub fn table(network: &str) -> String {
+    let mut name = TABLE_PREFIX.to_owned();
+    for c in network.chars() {
+        if names::is_plain(c) {
+            name.push(c);
+        } else {
+            let _ = write!(name, "/{:x}/", u32::from(c));
+        }
+    }
+    if name.len() > MAX_TABLE {
+        let mark = fingerprint(network);
+        name.truncate(MAX_TABLE - 17);
+        let _ = write!(name, "/{mark:016x}");
+    }
+    name
+}
+
+/// The text that puts the network's table in place of an older one, or anew, in one transaction.
+pub fn render(rules: &Ruleset) -> String {
+    let table = table(&rules.network);
+    let link: String = rules.interface.chars().map(|c| if names::is_plain(c) { c } else { '_' }).collect();
+    // Adding first makes the deletion succeed where there is no table yet.
+    let mut text = format!("add table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n");
+    let out = &mut text;
+    if rules.redirect_group.is_some() {
+        set(out, "redirect4", "typeof ip saddr . ip daddr", 60);
+        set(out, "redirect6", "typeof ip6 saddr . ip6 daddr", 60);
+    }
+    if rules.track_use {
+        set(out, "used4", "typeof ip daddr", USE_SECONDS);
+        set(out, "used6", "typeof ip6 daddr", USE_SECONDS);
+    }
+    if let Some((v4, v6)) = rules.mss_clamp {
+        chain(out, "mss", "forward priority mangle");
+        for (family, mss) in [("ipv4", v4), ("ipv6", v6)] {
+            for way in ["iifname", "oifname"] {
+                let _ = writeln!(
+                    out,
+                    "\t\t{way} \"{link}\" meta nfproto {family} tcp flags & (syn | rst) == syn \
+                     tcp option maxseg size > {mss} tcp option maxseg size set {mss}"
+                );
+            }
+        }
+        end(out);
+    }
+    if let Some(group) = rules.redirect_group {
+        chain(out, "hairpin", "forward priority filter");
+        for (ip, set) in [("ip", "redirect4"), ("ip6", "redirect6")] {
+            let _ = writeln!(
+                out,
+                "\t\tiifname \"{link}\" oifname \"{link}\" update @{set} {{ {ip} saddr . {ip} daddr \
+                 limit rate 30/minute burst 1 packets }} log group {group} snaplen {} queue-threshold 1",
+                crate::nflog::SNAP_BYTES
+            );
+        }
+        end(out);
+    }
+    chain(out, "output", "output priority filter");
+    let _ = writeln!(out, "\t\toifname \"{link}\" icmp type redirect drop");
+    let _ = writeln!(out, "\t\toifname \"{link}\" icmpv6 type nd-redirect drop");
+    end(out);
+    if rules.track_use {
+        chain(out, "used", "postrouting priority filter");
+        let _ = writeln!(out, "\t\toifname \"{link}\" update @used4 {{ ip daddr }}");
+        let _ = writeln!(out, "\t\toifname \"{link}\" update @used6 {{ ip6 daddr }}");
+        end(out);
+    }
+    text.push_str("}\n");
+    text
+}
+
+/// The text that removes a network's table, if it is there.
+pub fn remove(network: &str) -> String {
+    remove_table(&table(network))
+}
+
+/// The text that removes a table by its name (one that [`tables`] gave), if it is there.
+pub fn remove_table(table: &str) -> String {
+    let table: String = table.chars().filter(|c| names::is_plain(*c) || *c == '/').collect();
+    format!("add table inet {table}\ndelete table inet {table}\n")
+}
+
+/// Loads a text in one transaction.
+///
+/// # Errors
+/// [`Error::Nft`] with nft's own words; then nothing of the text is in force.
+pub async fn load(text: &str) -> Result<(), Error> {
+    run(&["-f", "-"], text).await.map(|_| ())
+}
+
+/// Destinations that packets went to by the network's tunnel in the last [`USE_SECONDS`]. Empty if the table
+/// does not track use.
+///
+/// # Errors
+/// [`Error::Nft`] if nft cannot be run or its answer is not understood.
+pub async fn used(network: &str) -> Result<Vec<IpAddr>, Error> {
+    let table = table(network);
+    let mut found = Vec::new();
+    for set in ["used4", "used6"] {
+        match run(&["-j", "list", "set", "inet", &table, set], "").await {
+            Ok(json) => found.extend(elements(&json)?),
+            Err(Error::Nft { said })
+                if said.contains("No such file or directory") && !said.contains("cannot run") => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// Names of our tables that are there.
+///
+/// # Errors
+/// [`Error::Nft`] if nft cannot be run or its answer is not understood.
+pub async fn tables() -> Result<Vec<String>, Error> {
+    let json = run(&["-j", "list", "tables", "inet"], "").await?;
+    let names = entries(&json)?.into_iter().filter_map(|entry| {
+        let name = entry.get("table")?.get("name")?.as_str()?;
+        name.starts_with(TABLE_PREFIX).then(|| name.to_owned())
+    });
+    Ok(names.collect())
+}
+
+fn set(out: &mut String, name: &str, kind: &str, seconds: u32) {
+    let _ = writeln!(
+        out,
+        "\tset {name} {{\n\t\t{kind}\n\t\tflags dynamic,timeout\n\t\ttimeout {seconds}s\n\t\t\
+         size {SET_SIZE}\n\t}}"
+    );
+}
+
+fn chain(out: &mut String, name: &str, hook: &str) {
+    let _ = writeln!(out, "\tchain {name} {{\n\t\ttype filter hook {hook}; policy accept;");
+}
+
+fn end(out: &mut String) {
+    out.push_str("\t}\n");
+}
+
+/// 64-bit FNV-1a.
+fn fingerprint(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, b| (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+async fn run(arguments: &[&str], input: &str) -> Result<String, Error> {
+    let program = std::env::var(NFT_VARIABLE).unwrap_or_else(|_| "nft".to_owned());
+    let failed = |e: std::io::Error| Error::Nft { said: format!("cannot run {program}: {e}") };
+    let mut child = Command::new(&program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(failed)?;
+    let stdin = child.stdin.take();
+    // A program that ends before it read everything says why on stderr: that matters, not the broken pipe.
+    let write = async {
+        if let Some(mut stdin) = stdin {
+            let _ = stdin.write_all(input.as_bytes()).await;
+        }
+    };
+    let work = async { tokio::join!(write, child.wait_with_output()).1 };
+    let output = tokio::time::timeout(LIMIT, work)
+        .await
+        .map_err(|_| Error::Nft { said: format!("{program} did not end within {} s", LIMIT.as_secs()) })?
+        .map_err(failed)?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        let said = if said.is_empty() { format!("{program} ended with {}", output.status) } else { said };
+        return Err(Error::Nft { said });
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn entries(json: &str) -> Result<Vec<serde_json::Value>, Error> {
+    let odd = |why: String| Error::Nft { said: format!("answer not understood: {why}") };
+    if json.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut answer: serde_json::Value = serde_json::from_str(json).map_err(|e| odd(e.to_string()))?;
+    match answer.get_mut("nftables").map(serde_json::Value::take) {
+        Some(serde_json::Value::Array(entries)) => Ok(entries),
+        _ => Err(odd("no list \"nftables\"".to_owned())),
+    }
+}
+
+/// Addresses out of `nft -j list set`: plain strings, or `{"elem": {"val": "…", …}}` where there is a
+/// timeout.
+fn elements(json: &str) -> Result<Vec<IpAddr>, Error> {
+    let mut found = Vec::new();
+    for entry in entries(json)? {
+        let Some(list) = entry.get("set").and_then(|s| s.get("elem")).and_then(|e| e.as_array()) else {
+            continue;
+        };
+        for element in list {
+            let value = element.get("elem").and_then(|e| e.get("val")).unwrap_or(element);
+            found.extend(value.as_str().and_then(|a| a.parse::<IpAddr>().ok()));
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn full() -> Ruleset {
+        Ruleset {
+            network: "branches".into(),
+            interface: "dmvpn-1".into(),
+            redirect_group: Some(214),
+            mss_clamp: Some((1360, 1340)),
+            track_use: true,
+        }
+    }
+
+    const FULL: &str = "add table inet dmvpn_branches
+delete table inet dmvpn_branches
+table inet dmvpn_branches {
+\tset redirect4 {
+\t\ttypeof ip saddr . ip daddr
+\t\tflags dynamic,timeout
+\t\ttimeout 60s
+\t\tsize 65535
+\t}
+\tset redirect6 {
+\t\ttypeof ip6 saddr . ip6 daddr
+\t\tflags dynamic,timeout
+\t\ttimeout 60s
+\t\tsize 65535
+\t}
+\tset used4 {
+\t\ttypeof ip daddr
+\t\tflags dynamic,timeout
+\t\ttimeout 60s
+\t\tsize 65535
+\t}
+\tset used6 {
+\t\ttypeof ip6 daddr
+\t\tflags dynamic,timeout
+\t\ttimeout 60s
+\t\tsize 65535
+\t}
+\tchain mss {
+\t\ttype filter hook forward priority mangle; policy accept;
+\t\tiifname \"dmvpn-1\" meta nfproto ipv4 tcp flags & (syn | rst) == syn tcp option maxseg size > 1360 tcp option maxseg size set 1360
+\t\toifname \"dmvpn-1\" meta nfproto ipv4 tcp flags & (syn | rst) == syn tcp option maxseg size > 1360 tcp option maxseg size set 1360
+\t\tiifname \"dmvpn-1\" meta nfproto ipv6 tcp flags & (syn | rst) == syn tcp option maxseg size > 1340 tcp option maxseg size set 1340
+\t\toifname \"dmvpn-1\" meta nfproto ipv6 tcp flags & (syn | rst) == syn tcp option maxseg size > 1340 tcp option maxseg size set 1340
+\t}
+\tchain hairpin {
+\t\ttype filter hook forward priority filter; policy accept;
+\t\tiifname \"dmvpn-1\" oifname \"dmvpn-1\" update @redirect4 { ip saddr . ip daddr limit rate 30/minute burst 1 packets } log group 214 snaplen 128 queue-threshold 1
+\t\tiifname \"dmvpn-1\" oifname \"dmvpn-1\" update @redirect6 { ip6 saddr . ip6 daddr limit rate 30/minute burst 1 packets } log group 214 snaplen 128 queue-threshold 1
+\t}
+\tchain output {
+\t\ttype filter hook output priority filter; policy accept;
+\t\toifname \"dmvpn-1\" icmp type redirect drop
+\t\toifname \"dmvpn-1\" icmpv6 type nd-redirect drop
+\t}
+\tchain used {
+\t\ttype filter hook postrouting priority filter; policy accept;
+\t\toifname \"dmvpn-1\" update @used4 { ip daddr }
+\t\toifname \"dmvpn-1\" update @used6 { ip6 daddr }
+\t}
+}
+";
+
+    #[test]
+    fn full_ruleset() {
+        assert_eq!(render(&full()), FULL);
+    }
+
+    #[test]
+    fn parts_are_left_out() {
+        let text = render(&Ruleset { redirect_group: None, mss_clamp: None, track_use: false, ..full() });
+        assert!(!text.contains("set ") && !text.contains("log group") && !text.contains("maxseg"), "{text}");
+        assert!(text.contains("icmp type redirect drop"), "{text}");
+    }
+
+    #[test]
+    fn no_text_gets_out_of_its_quotes() {
+        let hostile = "a\" drop\n}\ndelete table inet filter #*";
+        let rules = Ruleset { network: hostile.into(), interface: hostile.into(), ..full() };
+        let (good, bad) = (render(&full()), render(&rules));
+        assert_eq!(good.lines().count(), bad.lines().count());
+        assert_eq!(good.matches('"').count(), bad.matches('"').count());
+        assert!(!bad.contains("filter #") && !bad.contains('*'), "{bad}");
+        assert_eq!(remove_table("x; flush ruleset\n").lines().count(), 2);
+        assert!(!remove_table("x; flush ruleset\n").contains("; "));
+    }
+
+    #[test]
+    fn tables_of_networks_differ() {
+        let long = "n".repeat(253);
+        let mut other = long.clone();
+        other.replace_range(252.., "m");
+        let names = ["a-b", "a.b", "a_b", "a b", "a/b", long.as_str(), other.as_str()].map(table);
+        assert_eq!(names[0], "dmvpn_a-b");
+        for (i, name) in names.iter().enumerate() {
+            assert!(name.len() <= MAX_TABLE, "{name}");
+            assert!(!names[i + 1..].contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn reads_set_elements() {
+        let json = r#"{"nftables": [{"metainfo": {"version": "1.0.6"}},
+            {"set": {"family": "inet", "name": "used4", "elem": [
+                {"elem": {"val": "10.255.0.1", "timeout": 60, "expires": 59}}, "10.0.0.9"]}}]}"#;
+        let want: Vec<IpAddr> = vec!["10.255.0.1".parse().unwrap(), "10.0.0.9".parse().unwrap()];
+        assert_eq!(elements(json).unwrap(), want);
+        assert!(elements(r#"{"nftables": [{"set": {"name": "used4"}}]}"#).unwrap().is_empty());
+        assert!(elements("[]").is_err() && elements("{").is_err());
+    }
+}

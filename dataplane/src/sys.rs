@@ -1,0 +1,269 @@
+//! System calls that the safe crates do not offer: the only file of this crate with `unsafe` blocks.
+//!
+//! Two asynchronous sockets come out of it, [`Netlink`] and [`Packet`]; all else in the crate is safe code on
+//! top.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::ptr;
+
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, SockFilter, SockRef, Socket, Type};
+use tokio::io::unix::AsyncFd;
+
+/// NHRP's EtherType (RFC 2332 section 5.1).
+pub(crate) const ETH_P_NHRP: u16 = 0x2001;
+/// Most packets that one `recvmmsg` or `sendmmsg` carries.
+pub(crate) const BURST: usize = 64;
+/// Longest NHRP packet that is taken, in bytes; a longer one is dropped.
+pub(crate) const PACKET_BYTES: usize = 4096;
+
+/// A netlink socket bound to a port of its own.
+#[derive(Debug)]
+pub(crate) struct Netlink {
+    fd: AsyncFd<NetlinkFd>,
+    port: u32,
+}
+
+impl Netlink {
+    /// Opens a socket of a netlink `protocol` and joins multicast `groups` (numbers, not masks).
+    pub(crate) fn open(protocol: isize, groups: &[u32]) -> io::Result<Self> {
+        let mut socket = netlink_sys::Socket::new(protocol)?;
+        let port = socket.bind_auto()?.port_number();
+        socket.set_non_blocking(true)?;
+        for group in groups {
+            socket.add_membership(*group)?;
+        }
+        // SAFETY: NetlinkFd owns its descriptor: it is opened above, returned unchanged by `as_raw_fd`, and
+        // closed only when the value is dropped, which AsyncFd does after deregistering it.
+        let fd = unsafe { AsyncFd::register(NetlinkFd(socket)) }.map_err(io::Error::from)?;
+        Ok(Self { fd, port })
+    }
+
+    /// Our port number: the kernel puts it into what it sends because of us.
+    pub(crate) fn port(&self) -> u32 {
+        self.port
+    }
+
+    /// The socket, for its options.
+    pub(crate) fn options(&self) -> &netlink_sys::Socket {
+        &self.fd.get_ref().0
+    }
+
+    /// Lets the kernel drop what the classic BPF program `filter` answers 0 for.
+    pub(crate) fn attach_filter(&self, filter: &[SockFilter]) -> io::Result<()> {
+        SockRef::from(&self.options().as_fd()).attach_filter(filter)
+    }
+
+    /// Asks for a receive buffer of `bytes`, above the system's limit where we may.
+    pub(crate) fn receive_buffer(&self, bytes: usize) -> io::Result<()> {
+        receive_buffer(&self.options().as_fd(), bytes)
+    }
+
+    /// Replaces the content of `into` with the next datagram.
+    pub(crate) async fn receive(&self, into: &mut Vec<u8>, room: usize) -> io::Result<()> {
+        loop {
+            let mut guard = self.fd.readable().await?;
+            into.clear();
+            into.reserve(room);
+            match guard.try_io(|fd| fd.get_ref().0.recv(into, 0)) {
+                Ok(result) => return result.map(|_| ()),
+                Err(_would_block) => continue,
+            }
+        }
+    }
+
+    /// Sends one datagram to the kernel.
+    pub(crate) async fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        loop {
+            let mut guard = self.fd.writable().await?;
+            match guard.try_io(|fd| fd.get_ref().0.send(bytes, 0)) {
+                Ok(result) => return result.map(|_| ()),
+                Err(_would_block) => continue,
+            }
+        }
+    }
+}
+
+/// A packet that came in.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    /// Link-layer source: for multipoint GRE the outer source address. A point-to-point link has no such
+    /// thing.
+    pub(crate) source: Option<Ipv4Addr>,
+    /// Payload of the GRE header.
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// What one `recvmmsg` brought besides good packets.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Oddities {
+    /// Packets whose link-layer source is 0.0.0.0.
+    pub(crate) sourceless: u64,
+    /// Packets longer than [`PACKET_BYTES`].
+    pub(crate) oversized: u64,
+}
+
+/// A packet socket of one link and one EtherType that sends and receives payloads (`SOCK_DGRAM`).
+#[derive(Debug)]
+pub(crate) struct Packet {
+    fd: AsyncFd<Socket>,
+    link: u32,
+}
+
+impl Packet {
+    /// Opens the socket on the link with index `link`.
+    pub(crate) fn open(link: u32) -> io::Result<Self> {
+        // Protocol 0 until it is bound: else it would take packets of all links meanwhile.
+        let kind = Type::DGRAM.nonblocking().cloexec();
+        let socket = Socket::new(Domain::PACKET, kind, Some(Protocol::from(0)))?;
+        receive_buffer(&socket, 4 << 20)?;
+        socket.bind(&link_address(link, Ipv4Addr::UNSPECIFIED)?)?;
+        // SAFETY: the Socket owns its descriptor, returns the same one from `as_raw_fd` always, and closes it
+        // only when it is dropped, which AsyncFd does after deregistering it.
+        let fd = unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)?;
+        Ok(Self { fd, link })
+    }
+
+    /// Waits for packets and appends up to [`BURST`] of them.
+    pub(crate) async fn receive(&self, buffer: &mut [u8], into: &mut Vec<Frame>) -> io::Result<Oddities> {
+        loop {
+            let mut guard = self.fd.readable().await?;
+            match guard.try_io(|fd| receive_burst(fd.get_ref(), buffer, into)) {
+                Ok(result) => return result,
+                Err(_would_block) => continue,
+            }
+        }
+    }
+
+    /// Sends up to [`BURST`] packets; how many went out. An error is that of the first.
+    pub(crate) async fn send(&self, packets: &[(Ipv4Addr, &[u8])]) -> io::Result<usize> {
+        loop {
+            let mut guard = self.fd.writable().await?;
+            match guard.try_io(|fd| send_burst(fd.get_ref(), self.link, packets)) {
+                Ok(result) => return result,
+                Err(_would_block) => continue,
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct NetlinkFd(netlink_sys::Socket);
+
+impl AsRawFd for NetlinkFd {
+    fn as_raw_fd(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+}
+
+/// `SO_RCVBUFFORCE`, or what `SO_RCVBUF` allows where the former is refused.
+fn receive_buffer(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
+    let wanted = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the descriptor is open (borrowed for the call); the option value points to a c_int that lives
+    // until the call returns, and its length is that of a c_int.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUFFORCE,
+            ptr::from_ref(&wanted).cast(),
+            size_of_val(&wanted) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { SockRef::from(&socket.as_fd()).set_recv_buffer_size(bytes) }
+}
+
+fn raw_link_address(link: u32, to: Ipv4Addr) -> libc::sockaddr_ll {
+    let mut sll_addr = [0; 8];
+    sll_addr[..4].copy_from_slice(&to.octets());
+    libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as libc::c_ushort,
+        sll_protocol: ETH_P_NHRP.to_be(),
+        sll_ifindex: link as libc::c_int,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 4,
+        sll_addr,
+    }
+}
+
+fn link_address(link: u32, to: Ipv4Addr) -> io::Result<SockAddr> {
+    let raw = raw_link_address(link, to);
+    let mut storage = SockAddrStorage::zeroed();
+    // SAFETY: sockaddr_ll is a socket address type, plain old data, and smaller than the zeroed storage.
+    *unsafe { storage.view_as::<libc::sockaddr_ll>() } = raw;
+    // SAFETY: the storage holds a sockaddr_ll, and the length is that of a sockaddr_ll.
+    Ok(unsafe { SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as libc::socklen_t) })
+}
+
+fn zeroed_headers(n: usize) -> Vec<libc::mmsghdr> {
+    // SAFETY: mmsghdr is plain old data (null pointers, zero lengths) for which all zeros is a valid value.
+    (0..n).map(|_| unsafe { mem::zeroed() }).collect()
+}
+
+fn receive_burst(socket: &Socket, buffer: &mut [u8], into: &mut Vec<Frame>) -> io::Result<Oddities> {
+    let n = (buffer.len() / PACKET_BYTES).min(BURST);
+    let mut addresses = vec![raw_link_address(0, Ipv4Addr::UNSPECIFIED); n];
+    let mut parts: Vec<libc::iovec> = buffer
+        .chunks_exact_mut(PACKET_BYTES)
+        .take(n)
+        .map(|chunk| libc::iovec { iov_base: chunk.as_mut_ptr().cast(), iov_len: chunk.len() })
+        .collect();
+    let mut headers = zeroed_headers(n);
+    for ((header, address), part) in headers.iter_mut().zip(&mut addresses).zip(&mut parts) {
+        header.msg_hdr.msg_name = ptr::from_mut(address).cast();
+        header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        header.msg_hdr.msg_iov = ptr::from_mut(part);
+        header.msg_hdr.msg_iovlen = 1;
+    }
+    // SAFETY: `headers` holds n valid headers. Each points to an address and an iovec of its own, and each
+    // iovec to its own PACKET_BYTES of `buffer`; all of them outlive the call and nothing else uses them
+    // during it.
+    let got = unsafe {
+        let flags = libc::MSG_DONTWAIT as _;
+        libc::recvmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), n as _, flags, ptr::null_mut())
+    };
+    let Ok(got) = usize::try_from(got) else { return Err(io::Error::last_os_error()) };
+    let mut odd = Oddities::default();
+    let filled = headers.iter().zip(&addresses).zip(buffer.chunks_exact(PACKET_BYTES)).take(got);
+    for ((header, address), chunk) in filled {
+        let [a, b, c, d, ..] = address.sll_addr;
+        let source = (address.sll_halen == 4).then_some(Ipv4Addr::new(a, b, c, d));
+        if source.is_some_and(|s| s.is_unspecified()) {
+            odd.sourceless += 1;
+        } else if header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
+            odd.oversized += 1;
+        } else {
+            let bytes = chunk.get(..header.msg_len as usize).unwrap_or(chunk).to_vec();
+            into.push(Frame { source, bytes });
+        }
+    }
+    Ok(odd)
+}
+
+fn send_burst(socket: &Socket, link: u32, packets: &[(Ipv4Addr, &[u8])]) -> io::Result<usize> {
+    let n = packets.len().min(BURST);
+    let mut addresses: Vec<_> = packets.iter().take(n).map(|(to, _)| raw_link_address(link, *to)).collect();
+    let mut parts: Vec<libc::iovec> = packets
+        .iter()
+        .take(n)
+        .map(|(_, bytes)| libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() })
+        .collect();
+    let mut headers = zeroed_headers(n);
+    for ((header, address), part) in headers.iter_mut().zip(&mut addresses).zip(&mut parts) {
+        header.msg_hdr.msg_name = ptr::from_mut(address).cast();
+        header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        header.msg_hdr.msg_iov = ptr::from_mut(part);
+        header.msg_hdr.msg_iovlen = 1;
+    }
+    // SAFETY: `headers` holds n valid headers that point to addresses and iovecs which outlive the call; the
+    // kernel only reads through the iovecs (their bases were const), and writes nothing but each header's
+    // msg_len.
+    let sent =
+        unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), n as _, libc::MSG_DONTWAIT as _) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}

@@ -1,0 +1,93 @@
+//! The lab's command: the demo, the open scene, a way into it, and single commands in a guest.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use e2e::guest::{Job, Output, quote};
+use e2e::lab::pinger;
+use e2e::{demo, enter, paths};
+
+#[derive(Parser)]
+#[command(name = "dmvpn-lab", about = "The DMVPN lab: demo, scene, guests")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Subcommands,
+}
+
+#[derive(Subcommand)]
+enum Subcommands {
+    /// Tell the story, chapter by chapter
+    Demo {
+        /// Leave the scene running and print how to enter each host
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Build just the scene and open a shell in it
+    Lab,
+    /// Open a shell in a host of the running scene, or run a command there
+    Enter {
+        /// Name of the host; `guest` is outside all hosts
+        host: String,
+        /// The command; none opens a shell
+        #[arg(last = true)]
+        words: Vec<String>,
+    },
+    /// End the running scene
+    Stop,
+    /// Send pings on time (the lab's own use)
+    #[command(hide = true)]
+    Ping {
+        /// Whom to ask
+        target: std::net::Ipv4Addr,
+        /// How many
+        count: u32,
+        /// Microseconds between two
+        interval: u64,
+        /// Pipe to wait at before the first
+        gate: Option<std::path::PathBuf>,
+    },
+    /// Run a command in a fresh guest
+    Guest {
+        /// Memory in MiB
+        #[arg(long, default_value_t = 768)]
+        memory: u32,
+        /// Seconds from boot to the end
+        #[arg(long, default_value_t = 600)]
+        deadline: u64,
+        /// The command
+        #[arg(last = true, required = true)]
+        words: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let status = match Arguments::parse().command {
+        Subcommands::Demo { keep } => demo::demo(keep),
+        Subcommands::Lab => demo::lab(),
+        Subcommands::Enter { host, words } => enter::enter(&host, &words),
+        Subcommands::Stop => demo::stop().map(|()| 0),
+        Subcommands::Ping { target, count, interval, gate } => pinger::checked_count(count)
+            .and_then(|n| pinger::run(target, n, Duration::from_micros(interval), gate.as_deref()))
+            .map(|()| 0),
+        Subcommands::Guest { memory, deadline, words } => guest(memory, deadline, &words),
+    };
+    match status {
+        Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),
+        Err(error) => {
+            eprintln!("dmvpn-lab: {error:#}");
+            ExitCode::from(125)
+        }
+    }
+}
+
+fn guest(memory_mib: u32, deadline: u64, words: &[String]) -> anyhow::Result<i32> {
+    let script: Vec<String> = words.iter().map(|w| quote(w)).collect();
+    let out = paths::results()?.join(format!("guest-{}", std::process::id()));
+    let job = Job {
+        memory_mib,
+        deadline: Duration::from_secs(deadline),
+        ..Job::new(format!("exec {}", script.join(" ")), out)
+    };
+    job.run(Output::Inherit)
+}

@@ -1,0 +1,181 @@
+//! The demo and the open lab: outside they start a guest, inside they build the scene and tell the story.
+//!
+//! A scene that is to stay (`--keep`, `lab`) runs detached in the folder `target/e2e/kept`: its guest outlives
+//! the command that started it, serves [`crate::enter`], and ends when the file `stop` appears there.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::guest::{self, Job, Output, processes, slots};
+use crate::lab::Lab;
+use crate::scene::Scene;
+use crate::story::Story;
+use crate::{chapters, paths, wait};
+
+/// The demo needs far less; a busy machine is given time.
+const DEMO_DEADLINE: Duration = Duration::from_secs(900);
+/// A scene that is left running ends by itself after that.
+const KEPT_DEADLINE: Duration = Duration::from_secs(24 * 3600);
+const MEMORY_MIB: u32 = 1536;
+/// Written inside when the story is told (its status) or the scene stands.
+const TOLD: &str = "told";
+const STOP: &str = "stop";
+
+/// `make demo`: tells the story in a guest; returns the exit status.
+///
+/// # Errors
+/// When the guest does not run.
+pub fn demo(keep: bool) -> Result<i32> {
+    if paths::inside() {
+        return demo_inside(keep);
+    }
+    if keep {
+        let status = start_kept("demo --keep")?;
+        println!("\nThe scene keeps running.");
+        print_how_to_enter()?;
+        return Ok(status);
+    }
+    let out = paths::results()?.join("demo");
+    Job { memory_mib: MEMORY_MIB, deadline: DEMO_DEADLINE, ..Job::new(own_command("demo")?, out) }
+        .run(Output::Inherit)
+}
+
+/// `make lab`: the scene without the story, and a shell in it; the scene ends with the shell.
+///
+/// # Errors
+/// When the guest does not run.
+pub fn lab() -> Result<i32> {
+    if paths::inside() {
+        let lab = Lab::new(paths::out()?)?;
+        let _scene = Scene::build(&lab)?;
+        println!("hosts: {}", lab.hosts().iter().map(|h| h.name().to_owned()).collect::<Vec<_>>().join(", "));
+        stay(0)?;
+        return Ok(0);
+    }
+    let status = start_kept("lab")?;
+    ensure!(status == 0, "the scene could not be built");
+    print_how_to_enter()?;
+    println!("\nThis shell is in the guest itself: `ip netns exec hub …`. The scene ends with it.");
+    let ended = crate::enter::enter("guest", &[]);
+    stop()?;
+    ended
+}
+
+/// Ends a scene that was left running.
+///
+/// # Errors
+/// When there is none.
+pub fn stop() -> Result<()> {
+    let (dir, pid) = kept()?;
+    fs::write(dir.join(STOP), "")?;
+    let ended = wait::until(Duration::from_secs(20), "the scene to end", || {
+        wait::ensure(!runs(pid, &dir), || "still running".into())
+    });
+    if ended.is_err() {
+        processes::kill_tree(pid);
+    }
+    Ok(())
+}
+
+/// The folder and process id of the scene that was left running.
+///
+/// # Errors
+/// When there is none.
+pub fn kept() -> Result<(PathBuf, u32)> {
+    let dir = kept_dir()?;
+    match recorded_pid(&dir) {
+        Some(pid) if runs(pid, &dir) => Ok((dir, pid)),
+        _ => bail!("no scene is running: `make demo KEEP=1` or `make lab` starts one"),
+    }
+}
+
+fn demo_inside(keep: bool) -> Result<i32> {
+    let lab = Lab::new(paths::out()?)?;
+    let mut story = Story::new("DMVPN on the wire", |why| {
+        let dir = lab.evidence(why)?;
+        Ok(paths::outside(&dir))
+    });
+    chapters::tell(&mut story, &lab);
+    let status = story.finish();
+    if keep {
+        stay(status)?;
+    }
+    Ok(status)
+}
+
+/// Says that all is told, and holds the scene until it is asked to end.
+fn stay(status: i32) -> Result<()> {
+    io::stdout().flush()?;
+    let out = paths::out()?;
+    fs::write(out.join("told.new"), status.to_string())?;
+    fs::rename(out.join("told.new"), out.join(TOLD))?;
+    wait::until_max(KEPT_DEADLINE, Duration::from_secs(1), "the file `stop`", || {
+        wait::ensure(out.join(STOP).exists(), || "not there".into())
+    })
+}
+
+/// Starts a guest that outlives us, shows its output until the story is told, and returns its status.
+fn start_kept(subcommand: &str) -> Result<i32> {
+    if let Ok((_, pid)) = kept() {
+        bail!("a scene is running already (process {pid}): `dmvpn-lab stop` ends it");
+    }
+    let dir = kept_dir()?;
+    let log = dir.join("output.log");
+    let job = Job { memory_mib: MEMORY_MIB, enter: true, ..Job::new(own_command(subcommand)?, dir.clone()) };
+    let slot = slots::acquire(DEMO_DEADLINE)?;
+    let running = job.start(Output::Detached(log.clone()), slot.cpu())?;
+    let mut output = File::open(&log)?;
+    let mut copy = || -> Result<()> {
+        let mut text = Vec::new();
+        output.read_to_end(&mut text)?;
+        io::stdout().write_all(&text)?;
+        Ok(io::stdout().flush()?)
+    };
+    let status = wait::until(DEMO_DEADLINE, "the story to be told", || {
+        copy()?;
+        if let Ok(status) = fs::read_to_string(dir.join(TOLD)) {
+            return Ok(Some(status.trim().parse().context("status")));
+        }
+        // A status without `told` is an end that was not planned.
+        if running.status().is_some() || !runs(running.pid(), &dir) { Ok(None) } else { bail!("not yet") }
+    })?;
+    copy()?;
+    status.with_context(|| format!("the scene ended by itself, see {}", dir.display()))?
+}
+
+fn print_how_to_enter() -> Result<()> {
+    let (dir, _) = kept()?;
+    let own = std::env::current_exe()?;
+    let own = own.display();
+    println!("enter a host:     {own} enter HOST              (a shell; up to three at once)");
+    println!("run one command:  {own} enter HOST -- ip route");
+    println!("end the scene:    {own} stop");
+    println!("results:          {}", dir.display());
+    let mut names: Vec<String> = crate::scene::plans()?.iter().map(|p| p.name.to_owned()).collect();
+    names.extend(names.clone().iter().map(|n| format!("lan-{n}")));
+    println!("hosts:            {}, isp", names.join(", "));
+    Ok(())
+}
+
+fn own_command(subcommand: &str) -> Result<String> {
+    let own = std::env::current_exe()?;
+    Ok(format!("exec {} {subcommand}", guest::quote(&own.to_string_lossy())))
+}
+
+fn kept_dir() -> Result<PathBuf> {
+    Ok(paths::results()?.join("kept"))
+}
+
+fn recorded_pid(dir: &Path) -> Option<u32> {
+    fs::read_to_string(dir.join(".guest/pid")).ok()?.trim().parse().ok()
+}
+
+/// Whether that process still is the guest of this folder (ids are used again).
+fn runs(pid: u32, dir: &Path) -> bool {
+    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&command).contains(&*dir.to_string_lossy())
+}

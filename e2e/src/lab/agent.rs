@@ -1,0 +1,170 @@
+//! Our agent on a host: a directory of manifests, a process, and the two programs that ask it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::host::Host;
+use super::process::Process;
+use crate::{paths, wait};
+
+/// How long an agent may take until it answers.
+const START: Duration = Duration::from_secs(20);
+
+/// `dmvpn-agent` on a host. Dropping it stops the process; the kernel's state stays, as it should.
+#[derive(Debug)]
+pub struct Agent {
+    host: Host,
+    labels: Vec<String>,
+    dir: PathBuf,
+    process: Process,
+}
+
+impl Agent {
+    /// Starts the agent of `host` with these files as manifests, and returns when it answers.
+    ///
+    /// # Errors
+    /// When the program is not built, or it does not answer; with the end of its log.
+    pub fn start(host: &Host, labels: &[&str], manifests: &BTreeMap<String, String>) -> Result<Self> {
+        let dir = Path::new("/run/dmvpn").join(host.name());
+        fs::create_dir_all(dir.join("manifests"))?;
+        for (name, text) in manifests {
+            fs::write(dir.join("manifests").join(name), text)?;
+        }
+        let labels: Vec<String> = labels.iter().map(|l| (*l).to_owned()).collect();
+        let process = spawn(host, &labels, &dir)?;
+        let agent = Self { host: host.clone(), labels, dir, process };
+        agent.wait_until_it_answers()?;
+        Ok(agent)
+    }
+
+    /// The host it runs on.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Writes one manifest, as an editor would: the agent sees it by itself.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn write(&self, file: &str, text: &str) -> Result<()> {
+        let path = self.dir.join("manifests").join(file);
+        fs::write(&path, text).with_context(|| format!("write {}", path.display()))
+    }
+
+    /// Removes one manifest.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn remove(&self, file: &str) -> Result<()> {
+        let path = self.dir.join("manifests").join(file);
+        fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))
+    }
+
+    /// What it knows now.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn report(&self) -> Result<view::Report> {
+        let program = paths::program("dmvpn-agent")?;
+        let text = self.host.run(&[&program.to_string_lossy(), "--socket", &self.socket(), "show"])?;
+        serde_json::from_str(&text).context("the agent's report")
+    }
+
+    /// Its tunnel of a network.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn tunnel(&self, network: &str) -> Result<view::Tunnel> {
+        let report = self.report()?;
+        let problems = report.problems;
+        let tunnel = report.tunnels.into_iter().find(|t| t.network == network);
+        tunnel.with_context(|| {
+            format!("no tunnel of {network} on {}; problems: {problems:?}", self.host.name())
+        })
+    }
+
+    /// What the command line prints, e.g. `show dmvpn detail`.
+    ///
+    /// # Errors
+    /// When it fails; with what it printed.
+    pub fn cli(&self, words: &str) -> Result<String> {
+        let program = paths::program("kubectl-dmvpn")?;
+        let program = program.to_string_lossy();
+        let socket = self.socket();
+        let mut line: Vec<&str> = vec![&program, "--socket", &socket];
+        line.extend(words.split_whitespace());
+        self.host.run(&line)
+    }
+
+    /// Waits until its tunnel of `network` is Up; returns it.
+    ///
+    /// # Errors
+    /// When the deadline passes; with state and reason.
+    pub fn wait_until_up(&self, network: &str, deadline: Duration) -> Result<view::Tunnel> {
+        let what = format!("the tunnel of {} to be Up", self.host.name());
+        wait::until(deadline, &what, || {
+            let tunnel = self.tunnel(network)?;
+            ensure!(
+                tunnel.state == view::State::Up,
+                "{:?} {}: {}",
+                tunnel.state,
+                tunnel.reason,
+                tunnel.message
+            );
+            Ok(tunnel)
+        })
+    }
+
+    /// `kill -9`, as a crash would.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill().map(drop)
+    }
+
+    /// Starts it again (after [`Self::kill`]), with the same manifests.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn restart(&mut self) -> Result<()> {
+        self.process = spawn(&self.host, &self.labels, &self.dir)?;
+        self.wait_until_it_answers()
+    }
+
+    /// What it has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    fn socket(&self) -> String {
+        self.dir.join("agent.sock").to_string_lossy().into_owned()
+    }
+
+    fn wait_until_it_answers(&self) -> Result<()> {
+        let what = format!("the agent of {} to answer", self.host.name());
+        wait::until(START, &what, || {
+            self.report()
+                .map(drop)
+                .with_context(|| self.process.log().lines().last().unwrap_or("").to_owned())
+        })
+    }
+}
+
+fn spawn(host: &Host, labels: &[String], dir: &Path) -> Result<Process> {
+    let program = paths::program("dmvpn-agent")?;
+    let mut command = host.command(&program);
+    command.args(["--node-name", host.name(), "--manifests"]).arg(dir.join("manifests"));
+    command.arg("--socket").arg(dir.join("agent.sock"));
+    command.arg("--state-dir").arg(dir.join("state"));
+    for label in labels {
+        command.args(["--node-label", label]);
+    }
+    host.spawn_command("dmvpn-agent", command)
+}

@@ -1,0 +1,27 @@
+//! The lab: everything that scenarios and the demo stand on. Nothing imports this crate.
+//!
+//! From the outside in:
+//!
+//! * [`guest`] boots a kernel that has GRE, ESP and nft over this machine's own root file system (or uses
+//!   fresh namespaces where the running kernel has them), runs one command there and returns its status;
+//! * [`ring3`] puts a test into such a guest: the test runs its own binary again inside;
+//! * [`lab`] makes hosts (network namespaces), links, FRR peers, captures, pings and kernel dumps;
+//! * [`scene`] is the fixed set of sites that the demo and most scenarios share;
+//! * [`story`] tells the demo: chapters and steps with expected, seen and time; [`chapters`] are its text;
+//! * [`enter`] opens a shell in a host of a scene that was left running.
+//!
+//! There are no sleeps outside [`wait`]: everything waits for a condition with a deadline.
+
+pub mod chapters;
+pub mod demo;
+pub mod enter;
+pub mod guest;
+pub mod lab;
+pub mod paths;
+pub mod ring3;
+pub mod scene;
+pub mod story;
+pub mod wait;
+
+pub use lab::Lab;
+pub use ring3::{ring3, ring3_with};

@@ -1,0 +1,98 @@
+//! Tests on a real network: run outside, such a test boots a guest and runs itself again inside it.
+
+use std::any::type_name;
+use std::env;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::guest::{Job, Output};
+use crate::lab::Lab;
+use crate::paths;
+
+/// What a test asks of its guest.
+#[derive(Clone, Copy, Debug)]
+pub struct Needs {
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// From boot to exit status.
+    pub deadline: Duration,
+}
+
+impl Default for Needs {
+    fn default() -> Self {
+        Self { memory_mib: 768, deadline: Duration::from_secs(120) }
+    }
+}
+
+/// Runs `body` inside a guest with a fresh [`Lab`]. Call it as the only statement of a `#[test]`; the name of
+/// the test is taken from the closure's type, so the closure has to stand directly in the test function.
+///
+/// The test fails as `body` fails; then a folder with evidence is named (captures, logs, kernel tables).
+pub fn ring3<F: FnOnce(&Lab) -> Result<()>>(body: F) {
+    ring3_with(Needs::default(), body);
+}
+
+/// As [`ring3`], with more memory or time.
+///
+/// # Panics
+/// When the test fails: this is how a test does so.
+pub fn ring3_with<F: FnOnce(&Lab) -> Result<()>>(needs: Needs, body: F) {
+    if paths::inside() {
+        run_inside(body);
+        return;
+    }
+    if let Err(error) = run_outside(needs, &test_name::<F>()) {
+        panic!("{error:#}");
+    }
+}
+
+fn run_inside(body: impl FnOnce(&Lab) -> Result<()>) {
+    let out = paths::out().expect("results folder");
+    // Told apart from "no test of that name": the runner outside looks for this file.
+    std::fs::write(out.join(".guest/ran"), "").expect("results folder is writable");
+    let lab = Lab::new(out).expect("lab");
+    let outcome = catch_unwind(AssertUnwindSafe(|| body(&lab)));
+    let why = match &outcome {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => format!("{error:#}"),
+        Err(_) => "the test panicked".to_owned(),
+    };
+    match lab.evidence(&why) {
+        Ok(dir) => eprintln!("evidence: {}", paths::outside(&dir).display()),
+        Err(error) => eprintln!("no evidence could be written: {error:#}"),
+    }
+    match outcome {
+        Err(panic) => resume_unwind(panic),
+        Ok(_) => panic!("{why}"),
+    }
+}
+
+fn run_outside(needs: Needs, test: &str) -> Result<()> {
+    let exe = env::current_exe().context("own path")?;
+    let binary = exe.file_stem().and_then(|s| s.to_str()).unwrap_or("test");
+    // Without the hash that cargo puts at the end.
+    let binary = binary.rsplit_once('-').map_or(binary, |(name, _)| name);
+    let out = paths::results()?.join(binary).join(test.replace("::", "."));
+    let script = format!(
+        "exec {} --exact {} --nocapture --include-ignored --test-threads=1",
+        crate::guest::quote(&exe.to_string_lossy()),
+        crate::guest::quote(test)
+    );
+    let job = Job { memory_mib: needs.memory_mib, deadline: needs.deadline, ..Job::new(script, out.clone()) };
+    let status = job.run(Output::Inherit)?;
+    ensure!(status == 0, "failed inside the guest (status {status}); results: {}", out.display());
+    ensure!(
+        out.join(".guest/ran").exists(),
+        "the guest found no test named {test}: the closure must stand directly in the test"
+    );
+    Ok(())
+}
+
+/// `crate::module::test::{{closure}}` → `module::test`.
+fn test_name<F>() -> String {
+    let name = type_name::<F>();
+    let name = name.split("::{{closure}}").next().unwrap_or(name);
+    name.split_once("::").map_or(name, |(_, rest)| rest).to_owned()
+}

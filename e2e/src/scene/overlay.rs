@@ -1,0 +1,124 @@
+//! The overlay on the scene: our agents with the quickstart's own YAML, the FRR router with ten lines of FRR.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result};
+
+use super::Scene;
+use crate::lab::frr::{self, Frr};
+use crate::lab::{Agent, Dump, Host};
+use crate::paths;
+
+/// Network of the quickstart.
+pub const NETWORK: &str = "branches";
+/// Tunnel interface that follows from its name.
+pub const TUNNEL: &str = "dm-branches";
+/// GRE key of the quickstart.
+pub const KEY: u32 = 100;
+/// Tunnel addresses, as in the quickstart.
+pub const HUB: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 1);
+/// Of `branch-a`.
+pub const BRANCH_A: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 11);
+/// Of `branch-b`.
+pub const BRANCH_B: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 12);
+/// Of the FRR router.
+pub const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 13);
+/// FRR's GRE link.
+pub const ROUTER_LINK: &str = "gre1";
+
+/// The router's whole configuration: it names the hub and nothing else. (Its GRE link is made by hand: FRR's own
+/// `tunnel source` wipes key and TTL.)
+pub const ROUTER_CONFIGURATION: &str = "\
+hostname router
+ip route 10.0.0.0/8 10.255.0.1
+interface gre1
+ ip nhrp network-id 100
+ ip nhrp holdtime 600
+ ip nhrp nhs 10.255.0.1 nbma 192.0.2.2
+ ip nhrp registration no-unique
+ ip nhrp shortcut
+exit
+";
+
+/// Everything that runs on the scene's hosts.
+#[derive(Debug)]
+pub struct Overlay {
+    /// Agent of the hub.
+    pub hub: Agent,
+    /// Agent of `branch-a`.
+    pub branch_a: Agent,
+    /// Agent of `branch-b`.
+    pub branch_b: Agent,
+    /// Kernel tables of `branch-a` before its agent first ran.
+    pub before_a: Dump,
+}
+
+/// One file of the quickstart.
+///
+/// # Errors
+/// When it is not in the repository.
+pub fn quickstart(file: &str) -> Result<String> {
+    let path = paths::repository().join("examples/quickstart").join(file);
+    fs::read_to_string(&path).with_context(|| path.display().to_string())
+}
+
+/// Files of the quickstart, by name.
+///
+/// # Errors
+/// When one is not in the repository.
+pub fn manifests(files: &[&str]) -> Result<BTreeMap<String, String>> {
+    files.iter().map(|f| Ok(((*f).to_owned(), quickstart(f)?))).collect()
+}
+
+impl Overlay {
+    /// Starts the three agents. The hub's manifests name no branch: they come by themselves.
+    ///
+    /// # Errors
+    /// When one does not answer.
+    pub fn start(scene: &Scene) -> Result<Self> {
+        let host = |name: &str| -> Result<Host> { Ok(scene.site(name)?.host.clone()) };
+        let before_a = host("branch-a")?.dump()?;
+        let hub = Agent::start(
+            &host("hub")?,
+            &["dmvpn.io/hub=hub1"],
+            &manifests(&["network.yaml", "hub-lan.yaml"])?,
+        )?;
+        let branch_a =
+            Agent::start(&host("branch-a")?, &[], &manifests(&["network.yaml", "branch-a.yaml"])?)?;
+        let branch_b =
+            Agent::start(&host("branch-b")?, &[], &manifests(&["network.yaml", "branch-b.yaml"])?)?;
+        Ok(Self { hub, branch_a, branch_b, before_a })
+    }
+}
+
+/// Starts the FRR router.
+///
+/// # Errors
+/// When FRR does not start.
+pub fn start_router(scene: &Scene) -> Result<Frr> {
+    let site = scene.site("router")?;
+    frr::make_gre(&site.host, ROUTER_LINK, site.nbma(), Some(KEY), ROUTER)?;
+    Frr::start(&site.host, ROUTER_CONFIGURATION)
+}
+
+/// Packets received and sent by a link, as `ip -s` counts them.
+///
+/// # Errors
+/// When the link is not there.
+pub fn counters(host: &Host, link: &str) -> Result<(u64, u64)> {
+    let value = host.ip_json(&format!("-s link show {link}"))?;
+    let stats = &value[0]["stats64"];
+    let packets = |way: &str| stats[way]["packets"].as_u64().with_context(|| format!("counters of {link}"));
+    Ok((packets("rx")?, packets("tx")?))
+}
+
+/// Index of a link.
+///
+/// # Errors
+/// When the link is not there.
+pub fn link_index(host: &Host, link: &str) -> Result<u64> {
+    let value = host.ip_json(&format!("link show {link}"))?;
+    value[0]["ifindex"].as_u64().with_context(|| format!("index of {link}"))
+}

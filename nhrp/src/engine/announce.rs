@@ -1,0 +1,284 @@
+//! What an NHS tells its clients: the prefixes that are reachable through it.
+//!
+//! Changes are gathered for a moment, then each client that knows the extension gets the new list, chunk by chunk,
+//! each sent again until it is answered. A client whose list is up to date is left alone.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::learn::Assembly;
+use super::timers::TimerKey;
+use super::{DropReason, Engine, Map, Received, Time};
+use crate::wire::{Builder, Cie, ENTRY_V4, ENTRY_V6, LIST_HEADER, PacketType, PrefixChunk, ext, list_flags};
+
+/// Changes are gathered for this long at least.
+const GATHER_MS: u64 = 50;
+/// Clients that one millisecond of gathering is added for: bounds what a wave of changes can cost.
+const CLIENTS_PER_MS: u64 = 20;
+/// A chunk goes out this often (after 1, 2, 4 s); then the client hears with its next registration.
+const PUSH_TRIES: u32 = 4;
+
+/// State of the announcements.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Announcer {
+    /// Counts changes of the list, from a random start: a client tells a late chunk from a new hub's.
+    pub(crate) generation: u32,
+    /// A change waits for the gathering time to end.
+    dirty: bool,
+    last_flush: Time,
+    /// The list as it is told, with the next hop of each, by family (IPv4 first).
+    lists: [Vec<(IpNet, Option<IpAddr>)>; 2],
+    clients: Map<IpAddr, Client>,
+    /// Lists of clients that come in chunks.
+    pub(crate) assemblies: Map<IpAddr, Assembly>,
+}
+
+impl Announcer {
+    pub(crate) fn starting_at(generation: u32) -> Self {
+        Self { generation, ..Self::default() }
+    }
+}
+
+/// How far a client got.
+#[derive(Clone, Debug, Default)]
+struct Client {
+    /// Last generation that it confirmed (by answering a push) or asked for and got in a reply.
+    synced: Option<u32>,
+    /// A push that waits for its answer.
+    push: Option<Push>,
+}
+
+#[derive(Clone, Debug)]
+struct Push {
+    generation: u32,
+    request_id: u32,
+    chunk: u16,
+    /// Entries told before this chunk, and up to where this chunk goes.
+    from: usize,
+    to: usize,
+    tries: u32,
+    next: Time,
+    more: bool,
+}
+
+impl Engine {
+    /// The list of reachable prefixes changed: everybody hears, soon.
+    pub(crate) fn list_changed(&mut self, now: Time) {
+        if !self.config.server || self.announcer.dirty {
+            return;
+        }
+        self.announcer.dirty = true;
+        let cost = self.announcer.clients.len() as u64 / CLIENTS_PER_MS;
+        let earliest = self.announcer.last_flush.after(GATHER_MS + cost);
+        self.timers.arm(TimerKey::Flush, now.after(GATHER_MS).max(earliest));
+    }
+
+    pub(crate) fn flush_announcements(&mut self, now: Time) {
+        if !std::mem::take(&mut self.announcer.dirty) {
+            return;
+        }
+        self.announcer.last_flush = now;
+        self.rebuild_list();
+        let mut clients: Vec<_> = self.announcer.clients.keys().copied().collect();
+        clients.sort_unstable();
+        for client in clients {
+            self.push(now, client);
+        }
+    }
+
+    /// Makes the list anew; a generation that changes nothing is none.
+    pub(crate) fn rebuild_list(&mut self) {
+        let mut lists: [Vec<(IpNet, Option<IpAddr>)>; 2] = Default::default();
+        let own = self.config.subnets.iter().map(|net| (net.trunc(), None));
+        let others = self.prefixes.iter().map(|(net, owner)| (net, Some(owner.via)));
+        for (net, via) in own.chain(others) {
+            let [v4, v6] = &mut lists;
+            if net.addr().is_ipv4() { v4.push((net, via)) } else { v6.push((net, via)) }
+        }
+        if lists != self.announcer.lists {
+            self.announcer.generation = self.announcer.generation.wrapping_add(1);
+            self.announcer.lists = lists;
+        }
+    }
+
+    /// What a registration reply says about the list: all of it if the client lacks it and it fits, else nothing,
+    /// and the list is pushed.
+    pub(crate) fn list_for_reply(&mut self, now: Time, client: IpAddr, wants: bool) -> PrefixChunk {
+        let generation = self.announcer.generation;
+        let nothing = PrefixChunk { flags: list_flags::REACHABLE, generation, ..PrefixChunk::default() };
+        let state = self.announcer.clients.entry(client).or_default();
+        if !wants {
+            // A push is repeated until it is answered; a list in a reply could be lost with nobody knowing.
+            if state.synced != Some(generation) {
+                self.push(now, client);
+            }
+            return nothing;
+        }
+        // A reply carries the request's entries, the records and the NAT extension besides: leave room for them.
+        let room = usize::from(self.config.mtu.max(576)).saturating_sub(260);
+        let (prefixes, _, complete) = self.slice_of_list(client, 0, room);
+        if let Some(state) = self.announcer.clients.get_mut(&client) {
+            // Should the reply get lost, the client asks again, since it still lacks the list.
+            state.synced = complete.then_some(generation);
+            if complete {
+                state.push = None;
+            }
+        }
+        if complete {
+            let flags = list_flags::REACHABLE | list_flags::FIRST;
+            return PrefixChunk { flags, prefixes, ..nothing };
+        }
+        self.push(now, client);
+        nothing
+    }
+
+    /// As many entries of the list from `from` on as fit into `room` bytes, without the client's own; where the next
+    /// slice begins, and whether there is none.
+    fn slice_of_list(&self, client: IpAddr, from: usize, room: usize) -> (Vec<IpNet>, usize, bool) {
+        let [v4, v6] = &self.announcer.lists;
+        let (list, size) = if client.is_ipv4() { (v4, ENTRY_V4) } else { (v6, ENTRY_V6) };
+        let most = (room / size).max(1);
+        let mut part = Vec::new();
+        let mut at = from;
+        for (net, via) in list.get(from..).unwrap_or(&[]) {
+            if *via != Some(client) {
+                if part.len() == most {
+                    return (part, at, false);
+                }
+                part.push(*net);
+            }
+            at += 1;
+        }
+        (part, at, true)
+    }
+
+    /// Starts to tell a client the list, unless that is going on (then the answer to the chunk under way goes on
+    /// with the new list).
+    fn push(&mut self, now: Time, client: IpAddr) {
+        let generation = self.announcer.generation;
+        let Some(state) = self.announcer.clients.get_mut(&client) else { return };
+        if state.push.is_some() || state.synced == Some(generation) {
+            return;
+        }
+        self.push_chunk(now, client, 0, 0);
+    }
+
+    fn push_chunk(&mut self, now: Time, client: IpAddr, chunk: u16, from: usize) {
+        let request_id = self.new_id();
+        let room = usize::from(self.config.mtu.max(576)).saturating_sub(120 + LIST_HEADER);
+        let (_, to, complete) = self.slice_of_list(client, from, room);
+        let push = Push {
+            generation: self.announcer.generation,
+            request_id,
+            chunk,
+            from,
+            to,
+            tries: 0,
+            next: now,
+            more: !complete,
+        };
+        if let Some(state) = self.announcer.clients.get_mut(&client) {
+            state.push = Some(push);
+        }
+        self.push_due(now, client);
+    }
+
+    /// Sends the chunk under way (again).
+    pub(crate) fn push_due(&mut self, now: Time, client: IpAddr) {
+        let generation = self.announcer.generation;
+        let Some(state) = self.announcer.clients.get_mut(&client) else { return };
+        let Some(push) = &mut state.push else { return };
+        if push.next > now {
+            let next = push.next;
+            return self.timers.arm(TimerKey::Push(client), next);
+        }
+        if push.tries == PUSH_TRIES || self.withdrawing {
+            state.push = None;
+            return;
+        }
+        if push.generation != generation {
+            return self.push_chunk(now, client, 0, 0);
+        }
+        let delay = 1000 << push.tries;
+        push.tries += 1;
+        push.next = now.after(delay);
+        let push = push.clone();
+        self.timers.arm(TimerKey::Push(client), push.next);
+        let Some((nbma, bytes)) = self.push_packet(client, &push) else { return };
+        self.send(PacketType::RegistrationRequest, nbma, bytes);
+    }
+
+    fn push_packet(&self, client: IpAddr, push: &Push) -> Option<(IpAddr, Vec<u8>)> {
+        let nbma = self.bindings.get(&client)?.nbma;
+        let local = self.local_like(client)?;
+        let header = self.header(PacketType::RegistrationRequest, push.request_id, local, client)?;
+        let own = Cie { prefix_len: 0xff, mtu: self.config.mtu, ..Cie::default() };
+        let builder = self.authenticated(Builder::new(&header).cie(&own), None);
+        let room = usize::from(self.config.mtu.max(576)).saturating_sub(120 + LIST_HEADER);
+        let (prefixes, _, _) = self.slice_of_list(client, push.from, room);
+        let first = if push.chunk == 0 { list_flags::FIRST } else { 0 };
+        let more = if push.more { list_flags::MORE } else { 0 };
+        let chunk = PrefixChunk {
+            flags: list_flags::REACHABLE | first | more,
+            chunk: push.chunk,
+            generation: push.generation,
+            prefixes,
+        };
+        Some((nbma, builder.extension(false, ext::PREFIXES, &chunk.encode()).finish()))
+    }
+
+    /// A Registration Reply may be the answer to a push; says whether it was.
+    pub(crate) fn push_answered(&mut self, now: Time, received: &Received<'_>) -> bool {
+        let header = received.header();
+        let client = header.dst_proto;
+        let Some(push) = self.announcer.clients.get(&client).and_then(|state| state.push.clone()) else {
+            return false;
+        };
+        if push.request_id != header.request_id || !self.is_local(header.src_proto) {
+            return false;
+        }
+        if self.bindings.get(&client).is_none_or(|binding| binding.nbma != received.from) {
+            self.drop(now, DropReason::WrongSender, Some(received.from));
+            return true;
+        }
+        if push.generation != self.announcer.generation {
+            self.push_chunk(now, client, 0, 0);
+        } else if push.more {
+            self.push_chunk(now, client, push.chunk.wrapping_add(1), push.to);
+        } else if let Some(state) = self.announcer.clients.get_mut(&client) {
+            state.synced = Some(push.generation);
+            state.push = None;
+            self.timers.cancel(TimerKey::Push(client));
+        }
+        true
+    }
+
+    /// The client is gone, or no longer knows the extension.
+    pub(crate) fn forget_push(&mut self, client: IpAddr) {
+        self.announcer.clients.remove(&client);
+        self.announcer.assemblies.remove(&client);
+        self.timers.cancel(TimerKey::Push(client));
+    }
+
+    /// A client from before a restart: it gets the list when it differs from what it may hold.
+    pub(crate) fn resume_client(&mut self, client: IpAddr) {
+        self.announcer.clients.insert(client, Client::default());
+    }
+
+    /// One chunk of a list of our own for a registration, from `told` on, and up to where it goes.
+    pub(crate) fn list_chunk(&self, builder: &Builder, list: &[IpNet], told: usize) -> (PrefixChunk, usize) {
+        let mtu = usize::from(self.config.mtu.max(576));
+        // Type and length of the extension, list header, End.
+        let room = mtu.saturating_sub(builder.len() + 4 + LIST_HEADER + 4);
+        let size = if list.first().is_none_or(|net| net.addr().is_ipv4()) { ENTRY_V4 } else { ENTRY_V6 };
+        let most = (room / size).max(1);
+        let told = told.min(list.len());
+        let end = list.len().min(told + most);
+        let prefixes = list.get(told..end).unwrap_or(&[]).to_vec();
+        let first = if told == 0 { list_flags::FIRST } else { 0 };
+        let more = if end < list.len() { list_flags::MORE } else { 0 };
+        let chunk = u16::try_from(told / most).unwrap_or(u16::MAX);
+        (PrefixChunk { flags: first | more, chunk, generation: 0, prefixes }, end)
+    }
+}

@@ -1,0 +1,105 @@
+//! Answers to our own requests: who may give one, and what of it is believed.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::prefix_map::overlaps;
+use super::{DropReason, Engine, Received, Time};
+use crate::wire::{CieCode, ErrorCode, Header, ext};
+
+/// No answer is believed about more of the address space than this (prefix length IPv4, IPv6).
+const SHORTEST: (u8, u8) = (8, 16);
+
+impl Engine {
+    /// A reply to a request of our own.
+    pub(crate) fn ask_answered(&mut self, now: Time, received: &Received<'_>) {
+        let header = *received.header();
+        let from = received.from;
+        let key = self.asks.get(&header.request_id).copied();
+        let Some((key, shortcut)) = key.and_then(|key| Some((key, self.shortcuts.get(key)?))) else {
+            return self.drop(now, DropReason::Unsolicited, Some(from));
+        };
+        let asked = shortcut.asked;
+        if header.dst_proto != asked || self.local_like(asked) != Some(header.src_proto) {
+            return self.drop(now, DropReason::Unsolicited, Some(from));
+        }
+        let nhs = shortcut.nhs;
+        let Some(cie) = received.packet.cies().next() else {
+            return self.drop(now, DropReason::Malformed, Some(from));
+        };
+        let nat = received.packet.extension(ext::NAT).and_then(|extension| extension.cies().ok());
+        let public = nat.into_iter().flatten().find(|nat| nat.proto == cie.proto).and_then(|nat| nat.nbma);
+        if from != nhs && Some(from) != cie.nbma && Some(from) != public {
+            // A refusal names nobody; only the NHS that was asked, or an egress that it vouches for, may refuse.
+            return self.drop(now, DropReason::WrongSender, Some(from));
+        }
+        if cie.code != 0 {
+            let code = CieCode::from(cie.code);
+            return self.negative(now, key, format!("refused: {code}"));
+        }
+        let (Some(via), Some(nbma)) = (cie.proto, cie.nbma) else {
+            return self.negative(now, key, "the answer names no egress".into());
+        };
+        let in_overlay = self.config.overlay.iter().any(|net| net.contains(&via));
+        if !in_overlay
+            || via.is_ipv4() != asked.is_ipv4()
+            || self.is_local(via)
+            || Some(nbma) == self.config.nbma
+        {
+            return self.negative(now, key, format!("{via} at {nbma} cannot be the egress"));
+        }
+        // Without IPsec nothing opens the egress's NAT for us: a shortcut would be a black hole.
+        if public.is_some_and(|public| public != nbma) {
+            return self.negative(now, key, format!("the egress {via} is behind NAT"));
+        }
+        if cie.holding_time == 0 {
+            return self.negative(now, key, "the answer holds for no time".into());
+        }
+        let Some((prefix, covering)) = self.believable(asked, cie.prefix_of(asked), nbma) else {
+            return self.negative(now, key, "the destination is a tunnel's underlay address".into());
+        };
+        self.asks.remove(&header.request_id);
+        self.shortcut_up(now, key, prefix, covering, via, &cie, nbma);
+    }
+
+    /// What of the answered prefix is believed: never more than the route by the hub that covers it, never what is
+    /// ours, never a tunnel end.
+    fn believable(&self, asked: IpAddr, told: IpNet, nbma: IpAddr) -> Option<(IpNet, Option<IpNet>)> {
+        let host = IpNet::from(asked);
+        if self.underlay_inside(host).is_some() || asked == nbma {
+            return None;
+        }
+        let announced = self.announced.longest(asked).map(|(prefix, _)| prefix);
+        let registered = self.prefixes.longest(asked).map(|(prefix, _)| prefix);
+        let covering = announced.into_iter().chain(registered).max_by_key(IpNet::prefix_len);
+        if self.config.overlay.iter().any(|net| net.contains(&asked)) {
+            return Some((host, covering));
+        }
+        let shortest = if asked.is_ipv4() { SHORTEST.0 } else { SHORTEST.1 };
+        let Some(cover) = covering.filter(|cover| cover.prefix_len() > 0) else {
+            // No route of ours says how far the answer may go (a hub without our extension, a default route).
+            let fits = covering.is_some() && told.prefix_len() >= shortest && self.is_harmless(told, nbma);
+            return Some((if fits { told } else { host }, covering));
+        };
+        let prefix = if told.prefix_len() < cover.prefix_len() { cover } else { told };
+        let fits = prefix.prefix_len() >= shortest && self.is_harmless(prefix, nbma);
+        Some((if fits { prefix } else { host }, Some(cover)))
+    }
+
+    fn is_harmless(&self, prefix: IpNet, nbma: IpAddr) -> bool {
+        let own = self.config.subnets.iter().any(|net| overlaps(*net, prefix));
+        let overlay = self.config.overlay.iter().any(|net| overlaps(*net, prefix));
+        !own && !overlay && !prefix.contains(&nbma) && self.underlay_inside(prefix).is_none()
+    }
+
+    /// An Error Indication about a request of ours: back to the hub's path, never a black hole.
+    pub(crate) fn ask_failed(&mut self, now: Time, from: IpAddr, about: &Header, code: ErrorCode) {
+        let key = self.asks.get(&about.request_id).copied();
+        let asked = key.and_then(|key| self.shortcuts.get(key)).map(|shortcut| shortcut.asked);
+        match key.filter(|_| asked == Some(about.dst_proto)) {
+            Some(key) => self.negative(now, key, format!("error: {code}")),
+            None => self.drop(now, DropReason::Unsolicited, Some(from)),
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Overlay host → NBMA address: who wins, what is installed for it, and who was told of it.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::snapshot::Source;
+use super::timers::TimerKey;
+use super::{Engine, Event, Output, REQUESTER_BOUND, RouteKind, Time};
+
+/// One binding. Local ones (our own addresses) are in the table for their requesters; nothing is installed for them.
+#[derive(Clone, Debug)]
+pub(crate) struct Binding {
+    pub(crate) nbma: IpAddr,
+    /// What the host itself claims, if different (NAT).
+    pub(crate) claimed: Option<IpAddr>,
+    pub(crate) source: Source,
+    pub(crate) unique: bool,
+    pub(crate) made: Time,
+    pub(crate) expires: Option<Time>,
+    /// Seconds, as told to us.
+    pub(crate) holding_time: u16,
+    pub(crate) mtu: u16,
+    /// It knows our prefix extension.
+    pub(crate) extended: bool,
+    /// Shortcuts that lead to it.
+    pub(crate) users: u32,
+    /// Its own list, as installed, and what of it was refused.
+    pub(crate) prefixes: Vec<IpNet>,
+    pub(crate) refused: Vec<IpNet>,
+    pub(crate) requesters: Vec<Requester>,
+}
+
+impl Binding {
+    pub(crate) fn new(nbma: IpAddr, source: Source, now: Time) -> Self {
+        Self {
+            nbma,
+            claimed: None,
+            source,
+            unique: false,
+            made: now,
+            expires: None,
+            holding_time: 0,
+            mtu: 0,
+            extended: false,
+            users: 0,
+            prefixes: Vec::new(),
+            refused: Vec::new(),
+            requesters: Vec::new(),
+        }
+    }
+
+    /// Remembers who was told; the oldest goes when there are too many.
+    pub(crate) fn remember(&mut self, now: Time, requester: Requester) {
+        self.requesters.retain(|old| old.until > now && old.overlay != requester.overlay);
+        if self.requesters.len() >= REQUESTER_BOUND {
+            self.requesters.remove(0);
+        }
+        self.requesters.push(requester);
+    }
+}
+
+/// Somebody who was told of a binding and has to hear when it no longer holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Requester {
+    pub(crate) overlay: IpAddr,
+    /// Where it asked from.
+    pub(crate) nbma: IpAddr,
+    pub(crate) request_id: u32,
+    /// What it was told about (or asked for).
+    pub(crate) prefix: IpNet,
+    pub(crate) until: Time,
+}
+
+impl Engine {
+    /// Puts a binding into the table and installs neighbour and host route, unless one of higher rank is there.
+    /// Says whether it is in force. What was known of the same binding before (requesters, users) is kept.
+    pub(crate) fn bind(&mut self, now: Time, overlay: IpAddr, mut binding: Binding) -> bool {
+        if let Some(old) = self.bindings.get_mut(&overlay) {
+            if old.source < binding.source {
+                return false;
+            }
+            binding.users = old.users;
+            binding.requesters = std::mem::take(&mut old.requesters);
+            if old.source == binding.source {
+                binding.made = old.made;
+                binding.expires = binding.expires.or(old.expires);
+                binding.extended |= old.extended;
+                binding.prefixes = std::mem::take(&mut old.prefixes);
+                binding.refused = std::mem::take(&mut old.refused);
+            }
+        }
+        let installed =
+            self.bindings.get(&overlay).filter(|old| old.source != Source::Local).map(|old| old.nbma);
+        let install = binding.source != Source::Local && installed != Some(binding.nbma);
+        let nbma = binding.nbma;
+        if let Some(expires) = binding.expires {
+            self.timers.arm(TimerKey::Binding(overlay), expires);
+        }
+        self.bindings.insert(overlay, binding);
+        if install {
+            self.install_host(overlay, nbma, installed.is_none());
+        }
+        if installed.is_none() {
+            self.externals_of(now, overlay);
+        }
+        true
+    }
+
+    /// Neighbour first, so that the route never leads to an unknown neighbour.
+    pub(crate) fn install_host(&mut self, overlay: IpAddr, nbma: IpAddr, route: bool) {
+        let link = self.config.link;
+        self.outputs.push_back(Output::InstallNeighbour { link, overlay, nbma });
+        if route {
+            let prefix = IpNet::from(overlay);
+            self.outputs.push_back(Output::InstallRoute {
+                link,
+                prefix,
+                via: overlay,
+                kind: RouteKind::Host,
+            });
+        }
+    }
+
+    /// Takes a binding and all that rests on it away, in the order that leaves no route to nowhere, and tells those
+    /// who were told of it.
+    pub(crate) fn unbind(&mut self, now: Time, overlay: IpAddr) {
+        let Some(binding) = self.bindings.get(&overlay) else { return };
+        let source = binding.source;
+        if binding.users > 0 {
+            self.shortcuts_via_gone(now, overlay, "the egress is gone");
+        }
+        self.release_prefixes(now, overlay);
+        let Some(binding) = self.bindings.remove(&overlay) else { return };
+        self.timers.cancel(TimerKey::Binding(overlay));
+        self.forget_push(overlay);
+        if source != Source::Local {
+            let link = self.config.link;
+            let prefix = IpNet::from(overlay);
+            self.outputs.push_back(Output::RemoveRoute { link, prefix, kind: RouteKind::Host });
+            self.outputs.push_back(Output::RemoveNeighbour { link, overlay });
+        }
+        self.purge_requesters(now, overlay, &binding.requesters);
+    }
+
+    /// A binding's holding time may be over.
+    pub(crate) fn binding_due(&mut self, now: Time, overlay: IpAddr) {
+        let Some(binding) = self.bindings.get(&overlay) else { return };
+        let Some(expires) = binding.expires else { return };
+        if expires > now {
+            return self.timers.arm(TimerKey::Binding(overlay), expires);
+        }
+        let nbma = binding.nbma;
+        if binding.source < Source::Registered {
+            return self.announcements_due(now, overlay);
+        }
+        if binding.source == Source::Registered {
+            self.event(Event::Expired { overlay, nbma });
+        } else if binding.users > 0 {
+            // Shortcuts have their own time, and take it along when the last one goes.
+            return;
+        }
+        self.unbind(now, overlay);
+    }
+
+    /// A configured peer that registers no longer does: what it announced goes, the binding stays.
+    fn announcements_due(&mut self, now: Time, overlay: IpAddr) {
+        let Some(binding) = self.bindings.get_mut(&overlay) else { return };
+        binding.expires = None;
+        binding.holding_time = 0;
+        if std::mem::take(&mut binding.extended) {
+            self.forget_push(overlay);
+            let configured = self.config.statics.iter().find(|it| it.overlay == overlay);
+            let configured = configured.map(|it| it.prefixes.iter().map(IpNet::trunc).collect::<Vec<_>>());
+            self.set_prefixes(now, overlay, &configured.unwrap_or_default());
+        }
+    }
+
+    /// Remembers at the binding of `overlay` that somebody was told.
+    pub(crate) fn remember(&mut self, now: Time, overlay: IpAddr, requester: Requester) {
+        if let Some(binding) = self.bindings.get_mut(&overlay) {
+            binding.remember(now, requester);
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The engine's configuration: one tunnel of one network on one node.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::io::LinkId;
+
+/// DMVPN phase: who talks to whom directly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// All traffic through the hub.
+    One,
+    /// Spokes resolve each other's tunnel addresses.
+    Two,
+    /// The hub redirects, spokes install shortcuts.
+    Three,
+}
+
+/// All that the engine needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Tunnel interface of this network on this node.
+    pub link: LinkId,
+    /// Local underlay address; `None` while the underlay has none.
+    pub nbma: Option<IpAddr>,
+    /// Phase of the network.
+    pub phase: Phase,
+    /// Answers registrations (hub).
+    pub server: bool,
+    /// Our overlay addresses on this tunnel, at most one a family is used as source.
+    pub local: Vec<IpAddr>,
+    /// Prefixes of the overlay itself: who registers an address outside of them is refused.
+    pub overlay: Vec<IpNet>,
+    /// Prefixes behind this node: announced with the registration, and answered for as egress.
+    pub subnets: Vec<IpNet>,
+    /// Hubs this node registers with.
+    pub nhs: Vec<Nhs>,
+    /// Fixed bindings (`ip nhrp map`).
+    pub statics: Vec<StaticBinding>,
+    /// Prefixes of routers that do not announce them themselves (External `DmvpnSpoke`s), by owner.
+    pub external: Vec<External>,
+    /// Seconds that others may keep what we tell them (RFC 2332 §5.2.0.1), 1–65535.
+    pub holding_time: u16,
+    /// Seconds between registrations; `None`: a third of the holding time.
+    pub registration_interval: Option<u16>,
+    /// Sets the unique flag in our registrations.
+    pub unique: bool,
+    /// What an NHS does when another NBMA address claims an address that is taken.
+    pub uniqueness: Uniqueness,
+    /// Clear-text passwords (at most 8 bytes each for Cisco): the first is sent, all are accepted; empty: none is
+    /// sent and none is asked for.
+    pub authentication: Vec<Vec<u8>>,
+    /// The tunnel's IP MTU in bytes, told in CIEs and the limit for what we send.
+    pub mtu: u16,
+}
+
+/// A next hop server as the client knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nhs {
+    /// Name for people.
+    pub name: String,
+    /// Overlay addresses, one a family; empty: learned from its reply.
+    pub overlay: Vec<IpAddr>,
+    /// Underlay addresses, tried in order.
+    pub nbma: Vec<IpAddr>,
+    /// 0 is best.
+    pub priority: u8,
+}
+
+/// A fixed binding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StaticBinding {
+    /// Overlay host.
+    pub overlay: IpAddr,
+    /// Its underlay address.
+    pub nbma: IpAddr,
+    /// Prefixes behind it.
+    pub prefixes: Vec<IpNet>,
+}
+
+/// The prefixes behind a router that cannot announce them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct External {
+    /// Name of the `DmvpnSpoke`.
+    pub name: String,
+    /// Overlay addresses of the router.
+    pub overlay: Vec<IpAddr>,
+    /// Prefixes behind it, installed while one of its addresses of that family is bound.
+    pub prefixes: Vec<IpNet>,
+}
+
+/// What an NHS does when an address that is taken is claimed from elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uniqueness {
+    /// The same identity may move (without IPsec the old NBMA address is probed, 3 in 1 s, and loses only if silent).
+    Identity,
+    /// RFC 2332 and Cisco: another NBMA address gets code 14 if the entry is unique.
+    Nbma,
+    /// The last one wins.
+    None,
+}

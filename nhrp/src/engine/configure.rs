@@ -1,0 +1,344 @@
+//! What a changed configuration changes, and no more than that.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+
+use super::bindings::Binding;
+use super::client::{Hub, Reason};
+use super::config::{Config, Nhs, Phase, StaticBinding};
+use super::prefix_map::overlaps;
+use super::snapshot::{NhsPhase, Source};
+use super::{Engine, Output, RouteKind, Time};
+
+impl Engine {
+    /// Puts in all that the configuration says by itself.
+    pub(crate) fn install_configured(&mut self, now: Time) {
+        self.bind_locals(now);
+        for binding in self.config.statics.clone() {
+            self.bind_static(now, &binding);
+        }
+        for nhs in self.config.nhs.clone() {
+            self.add_hub(now, nhs);
+        }
+        self.rebuild_list();
+    }
+
+    pub(crate) fn configure(&mut self, now: Time, new: Config) {
+        if self.config == new {
+            return;
+        }
+        let old = std::mem::replace(&mut self.config, new);
+        // Wanted again while it was being taken away.
+        let revived = std::mem::take(&mut self.withdrawing);
+        let new = self.config.clone();
+        if old.link != new.link {
+            self.reinstall();
+        }
+        if old.nbma != new.nbma {
+            self.config.nbma = old.nbma;
+            self.nbma_changed(now, new.nbma);
+        }
+        self.configure_statics(now, &old, &new);
+        self.configure_locals(now, &old, &new);
+        self.configure_hubs(now, &old, &new);
+        self.configure_server(now, &old, &new);
+        self.configure_externals(now, &old, &new);
+        if old.subnets != new.subnets {
+            self.configure_subnets(now, &old, &new);
+        }
+        if new.phase == Phase::One && old.phase != Phase::One {
+            let all: Vec<_> = self.shortcuts.iter().map(|(net, _)| net).collect();
+            all.into_iter().for_each(|net| self.shortcut_down(now, net, "Phase 1 has no shortcuts"));
+        }
+        let told = |config: &Config| {
+            (
+                config.subnets.clone(),
+                config.holding_time,
+                config.registration_interval,
+                config.unique,
+                config.authentication.clone(),
+                config.mtu,
+            )
+        };
+        if told(&old) != told(&new) || revived {
+            self.register_now(now);
+        }
+    }
+
+    /// The local underlay address changed: hubs hear at once.
+    pub(crate) fn nbma_changed(&mut self, now: Time, nbma: Option<IpAddr>) {
+        if self.config.nbma == nbma {
+            return;
+        }
+        self.config.nbma = nbma;
+        self.bind_locals(now);
+        let mut uids = Vec::new();
+        for registration in self.hubs.iter_mut().flat_map(|hub| hub.registrations.iter_mut()) {
+            registration.public = None;
+            uids.push(registration.uid);
+        }
+        if nbma.is_some() {
+            return self.register_now(now);
+        }
+        for uid in uids {
+            self.registration_down(now, uid, NhsPhase::Down, Reason::NoUnderlayAddress);
+        }
+    }
+
+    fn bind_locals(&mut self, now: Time) {
+        let nbma = self.config.nbma.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        for local in self.config.local.clone() {
+            let others = self.bindings.get(&local).is_some_and(|it| it.source != Source::Local);
+            if others {
+                self.unbind(now, local);
+            }
+            self.bind(now, local, Binding::new(nbma, Source::Local, now));
+        }
+    }
+
+    fn bind_static(&mut self, now: Time, binding: &StaticBinding) {
+        if self.bind(now, binding.overlay, Binding::new(binding.nbma, Source::Static, now)) {
+            let prefixes: Vec<_> = binding.prefixes.iter().map(IpNet::trunc).collect();
+            self.set_prefixes(now, binding.overlay, &prefixes);
+        }
+    }
+
+    fn configure_statics(&mut self, now: Time, old: &Config, new: &Config) {
+        if old.statics == new.statics {
+            return;
+        }
+        for gone in
+            old.statics.iter().filter(|it| !new.statics.iter().any(|other| other.overlay == it.overlay))
+        {
+            if self.bindings.get(&gone.overlay).is_some_and(|it| it.source == Source::Static) {
+                self.unbind(now, gone.overlay);
+            }
+        }
+        for binding in &new.statics {
+            if !old.statics.contains(binding) {
+                self.bind_static(now, binding);
+            }
+        }
+    }
+
+    /// Local addresses: the old ones are taken back at the hubs, the new ones registered.
+    fn configure_locals(&mut self, now: Time, old: &Config, new: &Config) {
+        if old.local == new.local {
+            return;
+        }
+        let mut taken_back = Vec::new();
+        for hub in &self.hubs {
+            for registration in &hub.registrations {
+                let (Some(nhs), Some(nbma)) = (registration.nhs, hub.nbma()) else { continue };
+                if !new.local.contains(&registration.local) && registration.may_be_known() {
+                    taken_back.push((registration.request_id, registration.local, nhs, nbma));
+                }
+            }
+        }
+        for (id, local, nhs, nbma) in taken_back {
+            self.purge_registration(now, id, local, nhs, nbma);
+        }
+        for gone in old.local.iter().filter(|local| !new.local.contains(local)) {
+            if self.bindings.get(gone).is_some_and(|it| it.source == Source::Local) {
+                self.unbind(now, *gone);
+            }
+        }
+        self.bind_locals(now);
+        // Which address is the first of its family may have changed: registrations are set up anew, and the lists of
+        // the hubs stay in force until they are told again.
+        for index in 0..self.hubs.len() {
+            self.rebuild_registrations(now, index);
+        }
+    }
+
+    fn rebuild_registrations(&mut self, now: Time, index: usize) {
+        let Some(hub) = self.hubs.get_mut(index) else { return };
+        let before = std::mem::take(&mut hub.registrations);
+        let (config, at) = (hub.config.clone(), hub.nbma_at);
+        self.add_hub(now, config);
+        let Some(mut fresh) = self.hubs.pop() else { return };
+        fresh.nbma_at = at;
+        for old in before {
+            let same = fresh.registrations.iter_mut().find(|it| it.local == old.local);
+            match same {
+                Some(slot) => {
+                    let (uid, primary) = (slot.uid, slot.primary);
+                    self.timers.cancel(super::TimerKey::Registration(uid));
+                    let has_list = old.has_list && old.primary == primary;
+                    *slot = old;
+                    slot.primary = primary;
+                    slot.has_list = has_list;
+                    slot.start_over(now);
+                    self.timers.arm(super::TimerKey::Registration(slot.uid), now);
+                }
+                None => {
+                    // Told by an address that is gone: another one of the family hears it again in a moment.
+                    self.forget_list(old.uid);
+                }
+            }
+        }
+        if let Some(hub) = self.hubs.get_mut(index) {
+            *hub = fresh;
+        }
+    }
+
+    fn configure_hubs(&mut self, now: Time, old: &Config, new: &Config) {
+        if old.nhs == new.nhs {
+            return;
+        }
+        let same = |a: &Nhs, b: &Nhs| a.name == b.name && a.overlay == b.overlay;
+        let gone: Vec<_> =
+            self.hubs.extract_if(.., |hub| !new.nhs.iter().any(|nhs| same(nhs, &hub.config))).collect();
+        for hub in gone {
+            self.remove_hub(now, hub);
+        }
+        for nhs in &new.nhs {
+            let Some(index) = self.hubs.iter().position(|hub| same(nhs, &hub.config)) else {
+                self.add_hub(now, nhs.clone());
+                continue;
+            };
+            let Some(hub) = self.hubs.get_mut(index) else { continue };
+            let in_use = hub.nbma();
+            let changed = hub.config.nbma != nhs.nbma;
+            hub.config = nhs.clone();
+            if !changed {
+                continue;
+            }
+            hub.nbma_at = nhs.nbma.iter().position(|nbma| Some(*nbma) == in_use).unwrap_or(0);
+            if hub.nbma() != in_use {
+                let uids: Vec<_> = hub
+                    .registrations
+                    .iter_mut()
+                    .map(|it| {
+                        it.start_over(now);
+                        it.uid
+                    })
+                    .collect();
+                uids.into_iter().for_each(|uid| self.timers.arm(super::TimerKey::Registration(uid), now));
+                self.bind_hub(now, index);
+            }
+        }
+        // In the order of the configuration.
+        let position = |hub: &Hub| new.nhs.iter().position(|nhs| same(nhs, &hub.config));
+        self.hubs.sort_by_key(position);
+        self.choose_all();
+    }
+
+    /// An NHS that is no longer configured: what we told it is taken back, what it told us goes.
+    fn remove_hub(&mut self, now: Time, hub: Hub) {
+        let nbma = hub.nbma();
+        for registration in &hub.registrations {
+            if let (true, Some(nhs), Some(nbma)) = (registration.may_be_known(), registration.nhs, nbma) {
+                self.purge_registration(now, registration.request_id, registration.local, nhs, nbma);
+            }
+            self.timers.cancel(super::TimerKey::Registration(registration.uid));
+            self.forget_list(registration.uid);
+        }
+        let mut known = hub.config.overlay.clone();
+        known.extend(hub.registrations.iter().filter_map(|it| it.nhs));
+        for overlay in known {
+            let shared = self.hubs.iter().any(|other| {
+                other.config.overlay.contains(&overlay)
+                    || other.registrations.iter().any(|it| it.nhs == Some(overlay))
+            });
+            if !shared && self.bindings.get(&overlay).is_some_and(|it| it.source == Source::Nhs) {
+                self.unbind(now, overlay);
+            }
+        }
+    }
+
+    /// Registered spokes that may no longer be there.
+    fn configure_server(&mut self, now: Time, old: &Config, new: &Config) {
+        if old.overlay == new.overlay && old.server == new.server {
+            return;
+        }
+        let inside = |overlay: &IpAddr| new.server && new.overlay.iter().any(|net| net.contains(overlay));
+        let mut gone: Vec<_> = self
+            .bindings
+            .iter()
+            .filter(|(overlay, binding)| binding.source == Source::Registered && !inside(overlay))
+            .map(|(overlay, _)| *overlay)
+            .collect();
+        gone.sort_unstable();
+        gone.into_iter().for_each(|overlay| self.unbind(now, overlay));
+    }
+
+    fn configure_externals(&mut self, now: Time, old: &Config, new: &Config) {
+        if old.external == new.external {
+            return;
+        }
+        let declared: Vec<_> = self
+            .prefixes
+            .iter()
+            .filter(|(_, owner)| owner.external.is_some())
+            .map(|(prefix, owner)| (prefix, owner.via))
+            .collect();
+        for (prefix, via) in declared {
+            let still = new.external.iter().position(|external| {
+                external.overlay.contains(&via) && external.prefixes.iter().any(|net| net.trunc() == prefix)
+            });
+            match still {
+                Some(index) => {
+                    if let Some(owner) = self.prefixes.get_mut(prefix) {
+                        owner.external = Some(index);
+                    }
+                }
+                None => self.remove_prefix(now, prefix),
+            }
+        }
+        let owners: Vec<_> =
+            new.external.iter().flat_map(|external| external.overlay.iter().copied()).collect();
+        owners.into_iter().for_each(|overlay| self.externals_of(now, overlay));
+    }
+
+    fn configure_subnets(&mut self, now: Time, old: &Config, new: &Config) {
+        let gone: Vec<_> = old.subnets.iter().filter(|net| !new.subnets.contains(net)).copied().collect();
+        for local in new.local.clone() {
+            let told = self.bindings.get_mut(&local).map(|binding| {
+                let told = |prefix: IpNet| gone.iter().any(|net| overlaps(*net, prefix));
+                binding.requesters.extract_if(.., |it| told(it.prefix)).collect::<Vec<_>>()
+            });
+            self.purge_requesters(now, local, &told.unwrap_or_default());
+        }
+        // What is ours now is not to be reached by somebody else.
+        let ours: Vec<_> =
+            self.announced.iter().map(|(net, _)| net).filter(|net| self.is_own_prefix(*net)).collect();
+        ours.into_iter().for_each(|net| self.forget_prefix(net));
+        let shortcuts: Vec<_> = self.shortcuts.iter().map(|(net, _)| net).collect();
+        for net in shortcuts {
+            if new.subnets.iter().any(|own| overlaps(*own, net)) {
+                self.shortcut_down(now, net, "the prefix is ours");
+            }
+        }
+        // What was ours is told by others again: their lists are asked for.
+        for registration in self.hubs.iter_mut().flat_map(|hub| hub.registrations.iter_mut()) {
+            registration.has_list = false;
+        }
+        self.list_changed(now);
+    }
+
+    /// Puts everything out again: the link is another one.
+    fn reinstall(&mut self) {
+        let mut hosts: Vec<_> = self
+            .bindings
+            .iter()
+            .filter(|(_, binding)| binding.source != Source::Local)
+            .map(|(overlay, binding)| (*overlay, binding.nbma))
+            .collect();
+        hosts.sort_unstable();
+        for (overlay, nbma) in hosts {
+            self.install_host(overlay, nbma, true);
+        }
+        let link = self.config.link;
+        for (prefix, owner) in self.prefixes.iter() {
+            let kind = RouteKind::Registered;
+            self.outputs.push_back(Output::InstallRoute { link, prefix, via: owner.via, kind });
+        }
+        for (prefix, announced) in self.announced.iter() {
+            let (Some(via), kind) = (announced.via, RouteKind::Announced) else { continue };
+            self.outputs.push_back(Output::InstallRoute { link, prefix, via, kind });
+        }
+        self.reinstall_shortcuts();
+    }
+}

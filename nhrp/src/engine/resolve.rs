@@ -1,0 +1,276 @@
+//! Resolution of others (RFC 2332 §5.2.1, §5.2.2): answered for what is ours, passed on along the bindings else.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::bindings::Requester;
+use super::snapshot::Source;
+use super::timers::TimerKey;
+use super::{DropReason, Engine, Received, SWEEP_MS, TABLE_BOUND, Time};
+use crate::wire::{Builder, Cie, CieCode, ErrorCode, Extension, Header, MAX_HOPS, PacketType, ext, flags};
+
+/// A request that we passed on is remembered for its reply, for as long as requesters repeat.
+const FORWARDED_MS: u64 = 30_000;
+
+/// Where a request went.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Forwarded {
+    to: IpAddr,
+    pub(crate) until: Time,
+}
+
+impl Engine {
+    pub(crate) fn resolution_request(&mut self, now: Time, received: &Received<'_>) {
+        let header = *received.header();
+        if self.withdrawing {
+            return self.drop(now, DropReason::Withdrawing, Some(received.from));
+        }
+        if !self.config.overlay.iter().any(|net| net.contains(&header.src_proto)) {
+            return self.drop(now, DropReason::Forbidden, Some(received.from));
+        }
+        if self.recorded(received, ext::FORWARD_RECORD) {
+            self.drop(now, DropReason::Loop, Some(received.from));
+            return self.send_error(now, received.from, received.packet, ErrorCode::Loop);
+        }
+        if self.is_ours(header.dst_proto) {
+            return self.answer(now, received);
+        }
+        if !self.config.server {
+            self.drop(now, DropReason::NoRoute, Some(received.from));
+            return self.answer_nothing(received);
+        }
+        self.pass_request(now, received);
+    }
+
+    /// We are the egress: the answer goes straight to the requester.
+    fn answer(&mut self, now: Time, received: &Received<'_>) {
+        let header = *received.header();
+        if self.has_unknown_compulsory(received) {
+            self.drop(now, DropReason::UnknownExtension, Some(received.from));
+            return self.send_error(now, received.from, received.packet, ErrorCode::UnrecognisedExtension);
+        }
+        let dst = header.dst_proto;
+        let local = if self.is_local(dst) { Some(dst) } else { self.local_like(dst) };
+        let Some(local) = local.filter(|_| self.config.nbma.is_some()) else {
+            return self.drop(now, DropReason::NoAddress, Some(received.from));
+        };
+        let prefix = match self.is_local(dst) {
+            true => IpNet::from(dst),
+            false => {
+                let covering = self.config.subnets.iter().filter(|net| net.contains(&dst));
+                covering.min_by_key(|net| net.prefix_len()).map_or_else(|| IpNet::from(dst), IpNet::trunc)
+            }
+        };
+        let cie = Cie { prefix_len: prefix.prefix_len(), ..self.own_cie(local) };
+        let to = self.requester_nbma(received);
+        self.send_reply(received, to, local, &cie);
+        let requester = Requester {
+            overlay: header.src_proto,
+            nbma: to,
+            request_id: header.request_id,
+            prefix,
+            until: now.after(u64::from(self.config.holding_time) * 1000),
+        };
+        self.remember(now, local, requester);
+    }
+
+    /// "No binding exists": one entry with code 12 and nothing else in it.
+    fn answer_nothing(&mut self, received: &Received<'_>) {
+        let Some(local) = self.local_like(received.header().src_proto) else { return };
+        let cie = Cie { code: CieCode::NoBinding.into(), ..Cie::default() };
+        let to = self.requester_nbma(received);
+        self.send_reply(received, to, local, &cie);
+    }
+
+    fn send_reply(&mut self, received: &Received<'_>, to: IpAddr, local: IpAddr, cie: &Cie) {
+        let header = received.header();
+        let kept = flags::ROUTER | flags::AUTHORITATIVE | flags::SOURCE_STABLE | flags::NAT;
+        let reply = Header {
+            packet_type: PacketType::ResolutionReply,
+            hop_count: MAX_HOPS,
+            flags: header.flags & kept | if cie.code == 0 { flags::DESTINATION_STABLE } else { 0 },
+            ..*header
+        };
+        let public = self.public_nbma(local);
+        let mut builder = Builder::new(&reply).cie(cie);
+        for extension in received.packet.extensions() {
+            builder = match extension.kind {
+                ext::RESPONDER => builder.extension_cies(true, ext::RESPONDER, &[self.responder_cie(local)]),
+                ext::AUTHENTICATION => self.authenticated(builder, received.secret),
+                ext::NAT => match public {
+                    Some(nbma) => {
+                        builder.extension_cies(extension.compulsory, ext::NAT, &[nat_cie(nbma, local)])
+                    }
+                    None => builder.extension(extension.compulsory, ext::NAT, &[]),
+                },
+                _ => builder.extension(extension.compulsory, extension.kind, extension.value),
+            };
+        }
+        let builder = if received.packet.has_extensions() { builder.with_extensions() } else { builder };
+        self.send(PacketType::ResolutionReply, to, builder.finish());
+    }
+
+    /// Where the requester is reached: as an NHS of ours says, or as it claims, or where the packet came from.
+    fn requester_nbma(&self, received: &Received<'_>) -> IpAddr {
+        let header = received.header();
+        let bound = self.bindings.get(&header.src_proto);
+        if let Some(binding) = bound.filter(|it| it.source < Source::Resolved && it.source != Source::Local) {
+            return binding.nbma;
+        }
+        if self.is_nhs(received.from) {
+            let nat = received.packet.extension(ext::NAT).and_then(|extension| extension.cies().ok());
+            let public = nat.into_iter().flatten().find(|cie| cie.proto == Some(header.src_proto));
+            return public.and_then(|cie| cie.nbma).unwrap_or(header.src_nbma);
+        }
+        received.from
+    }
+
+    /// Our address as an NHS sees it, if that differs from the one that we claim.
+    pub(crate) fn public_nbma(&self, local: IpAddr) -> Option<IpAddr> {
+        let registrations = self.hubs.iter().flat_map(|hub| hub.registrations.iter());
+        registrations.filter(|it| it.local == local).find_map(|it| it.public)
+    }
+
+    fn pass_request(&mut self, now: Time, received: &Received<'_>) {
+        let header = *received.header();
+        let from = received.from;
+        let requester_bound =
+            self.bindings.get(&header.src_proto).filter(|it| it.source <= Source::Registered);
+        let known = requester_bound.is_some_and(|it| it.nbma == from) || self.is_nhs(from) || {
+            let last = records(received, ext::FORWARD_RECORD).last().and_then(|cie| cie.proto);
+            last.and_then(|hub| self.bindings.get(&hub)).is_some_and(|it| it.nbma == from)
+        };
+        if !known {
+            return self.drop(now, DropReason::Forbidden, Some(from));
+        }
+        let next = match self.owner(header.dst_proto) {
+            Some((overlay, binding)) => Some((overlay, binding.nbma, binding.holding_time)),
+            None => self.announced.longest(header.dst_proto).and_then(|(_, announced)| {
+                let via = announced.via?;
+                Some((via, self.bindings.get(&via)?.nbma, 0))
+            }),
+        };
+        let Some((via, to, holding_time)) =
+            next.filter(|(via, to, _)| *to != from && *via != header.src_proto)
+        else {
+            self.drop(now, DropReason::NoRoute, Some(from));
+            return self.answer_nothing(received);
+        };
+        if header.hop_count <= 1 {
+            self.drop(now, DropReason::HopCount, Some(from));
+            return self.send_error(now, from, received.packet, ErrorCode::HopCountExceeded);
+        }
+        if self.forwarded.len() >= TABLE_BOUND
+            && !self.forwarded.contains_key(&(header.src_proto, header.request_id))
+        {
+            return self.drop(now, DropReason::TableFull, Some(from));
+        }
+        let natted =
+            requester_bound.filter(|it| it.claimed.is_some()).map(|it| nat_cie(it.nbma, header.src_proto));
+        let bytes = self.passed(received, ext::FORWARD_RECORD, natted);
+        let forwarded = Forwarded { to, until: now.after(FORWARDED_MS) };
+        self.forwarded.insert((header.src_proto, header.request_id), forwarded);
+        self.timers.arm(TimerKey::Sweep, now.after(SWEEP_MS));
+        if !self.has_unknown_compulsory(received) {
+            let seconds = if holding_time == 0 { self.config.holding_time } else { holding_time };
+            let covering = self.prefixes.longest(header.dst_proto).map(|(prefix, _)| prefix);
+            let requester = Requester {
+                overlay: header.src_proto,
+                nbma: from,
+                request_id: header.request_id,
+                prefix: covering.unwrap_or_else(|| IpNet::from(header.dst_proto)),
+                until: now.after(u64::from(seconds) * 1000),
+            };
+            self.remember(now, via, requester);
+        }
+        self.pass_on(PacketType::ResolutionRequest, to, bytes);
+    }
+
+    /// To a probe, to a request of our own, or to one that we passed on.
+    pub(crate) fn resolution_reply(&mut self, now: Time, received: &Received<'_>) {
+        let header = *received.header();
+        if self.is_local(header.src_proto) {
+            if !self.probe_answered(now, received) {
+                self.ask_answered(now, received);
+            }
+            return;
+        }
+        let from = received.from;
+        let Some(forwarded) = self.forwarded.get(&(header.src_proto, header.request_id)).copied() else {
+            return self.drop(now, DropReason::Unsolicited, Some(from));
+        };
+        if forwarded.to != from || forwarded.until <= now {
+            return self.drop(now, DropReason::WrongSender, Some(from));
+        }
+        if self.recorded(received, ext::REVERSE_RECORD) || self.recorded(received, ext::RESPONDER) {
+            self.drop(now, DropReason::Loop, Some(from));
+            return self.send_error(now, from, received.packet, ErrorCode::Loop);
+        }
+        let Some(to) = self.bindings.get(&header.src_proto).map(|binding| binding.nbma) else {
+            return self.drop(now, DropReason::NoRoute, Some(from));
+        };
+        if header.hop_count <= 1 {
+            self.drop(now, DropReason::HopCount, Some(from));
+            return self.send_error(now, from, received.packet, ErrorCode::HopCountExceeded);
+        }
+        let egress = received.packet.cies().next().and_then(|cie| cie.proto);
+        let natted = egress.and_then(|proto| {
+            let binding = self.bindings.get(&proto).filter(|it| it.claimed.is_some())?;
+            Some(nat_cie(binding.nbma, proto))
+        });
+        let bytes = self.passed(received, ext::REVERSE_RECORD, natted);
+        self.pass_on(PacketType::ResolutionReply, to, bytes);
+    }
+
+    /// The packet as we pass it on: one hop less, ourselves in the record, the NAT extension filled if it is empty
+    /// and the sender is natted, the password ours.
+    fn passed(&self, received: &Received<'_>, record: u16, natted: Option<Cie>) -> Vec<u8> {
+        let header = received.header();
+        let hops = header.hop_count.saturating_sub(1);
+        let mut builder = Builder::forward(received.packet, hops);
+        // Who does not understand all of it leaves no trace (RFC 2332 §5.3).
+        let record_us = !self.has_unknown_compulsory(received);
+        let local = self.local_like(header.src_proto);
+        for extension in received.packet.extensions() {
+            let Extension { compulsory, kind, value } = extension;
+            builder = match kind {
+                ext::AUTHENTICATION => self.authenticated(builder, None),
+                ext::NAT if value.is_empty() => match &natted {
+                    Some(cie) => builder.extension_cies(compulsory, kind, std::slice::from_ref(cie)),
+                    None => builder.extension(compulsory, kind, value),
+                },
+                _ if kind == record && record_us => {
+                    let mut list: Vec<_> = extension.cies().map(Iterator::collect).unwrap_or_default();
+                    list.extend(local.map(|local| self.own_cie(local)));
+                    builder.extension_cies(compulsory, kind, &list)
+                }
+                _ => builder.extension(compulsory, kind, value),
+            };
+        }
+        let builder = if received.packet.has_extensions() { builder.with_extensions() } else { builder };
+        builder.finish()
+    }
+
+    /// Sends a packet of somebody else.
+    pub(crate) fn pass_on(&mut self, packet_type: PacketType, to: IpAddr, bytes: Vec<u8>) {
+        self.counters.forwarded.count(packet_type);
+        self.outputs.push_back(super::Output::Send { link: self.config.link, to, bytes });
+    }
+
+    /// Whether one of our own addresses stands in a record.
+    fn recorded(&self, received: &Received<'_>, record: u16) -> bool {
+        records(received, record).any(|cie| cie.proto.is_some_and(|proto| self.is_local(proto)))
+    }
+}
+
+/// Entries of a record extension; none if it is missing or malformed.
+fn records<'a>(received: &Received<'a>, record: u16) -> impl Iterator<Item = Cie> + use<'a> {
+    let extension = received.packet.extension(record);
+    extension.and_then(|extension| extension.cies().ok()).into_iter().flatten()
+}
+
+fn nat_cie(nbma: IpAddr, proto: IpAddr) -> Cie {
+    let prefix_len = if proto.is_ipv4() { 32 } else { 128 };
+    Cie { prefix_len, nbma: Some(nbma), proto: Some(proto), ..Cie::default() }
+}

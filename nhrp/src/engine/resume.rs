@@ -1,0 +1,238 @@
+//! Snapshots: taken, and taken up again after a restart.
+//!
+//! The kernel has kept forwarding meanwhile: what still holds is installed in the order that new state would be, so
+//! that the shell only has to compare.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::bindings::{Binding, Requester};
+use super::learn::Announced;
+use super::shortcut::Resumed;
+use super::snapshot::{
+    AnnouncedState, BindingState, NhsState, ShortcutPhase, ShortcutState, Snapshot, Source,
+};
+use super::{Engine, Time};
+
+/// Request ids go on this far after those of before (RFC 2332 §5.2.3).
+const ID_GAP: u32 = 100;
+
+impl Engine {
+    /// All tables, ordered by address.
+    pub fn snapshot(&self, now: Time) -> Snapshot {
+        let mut bindings: Vec<_> =
+            self.bindings.iter().map(|(overlay, it)| binding_state(now, *overlay, it)).collect();
+        bindings.sort_unstable_by_key(|binding| binding.overlay);
+        for binding in &mut bindings {
+            let declared = self
+                .prefixes
+                .iter()
+                .filter(|(_, owner)| owner.via == binding.overlay && owner.external.is_some());
+            if !self.config.external.is_empty() {
+                binding.prefixes.extend(declared.map(|(prefix, _)| prefix));
+            }
+        }
+        let shortcuts = self.shortcuts.iter().map(|(prefix, it)| ShortcutState {
+            prefix,
+            via: it.via,
+            phase: it.phase,
+            reason: it.reason.clone(),
+            age_ms: now.since(it.made),
+            expires_ms: it.expires.since(now),
+            used: it.used,
+        });
+        let announced = self.announced.iter().filter_map(|(prefix, it)| {
+            Some(AnnouncedState { prefix, nhs: it.via?, age_ms: now.since(it.since) })
+        });
+        Snapshot {
+            nhs: self.nhs_states(now),
+            bindings,
+            shortcuts: shortcuts.collect(),
+            announced: announced.collect(),
+            counters: self.counters.clone(),
+            next_request_id: self.next_id,
+        }
+    }
+
+    /// The client's part of the snapshot alone, at a cost that does not grow with the tables.
+    pub fn nhs_states(&self, now: Time) -> Vec<NhsState> {
+        let registrations =
+            self.hubs.iter().flat_map(|hub| hub.registrations.iter().map(move |it| (hub, it)));
+        let state = registrations.map(|(hub, it)| NhsState {
+            name: hub.config.name.clone(),
+            overlay: it.nhs,
+            nbma: hub.nbma(),
+            priority: hub.config.priority,
+            phase: it.phase,
+            reason: it.reason.text(),
+            reason_code: it.reason.code().into(),
+            since_ms: now.since(it.since),
+            public_nbma: it.public,
+            requests_sent: it.sent,
+            requests_failed: it.failed,
+            replies_received: it.replies,
+            last_reply_ms: it.last_reply.map(|last| now.since(last)),
+            request_id: it.request_id,
+        });
+        state.collect()
+    }
+
+    pub(crate) fn resume(&mut self, now: Time, snapshot: &Snapshot, elapsed_ms: u64) {
+        self.counters = snapshot.counters.clone();
+        self.next_id = snapshot.next_request_id.wrapping_add(ID_GAP);
+        self.install_configured(now);
+        self.resume_nhs(now, snapshot);
+        for state in &snapshot.bindings {
+            self.resume_binding(now, snapshot, state, elapsed_ms);
+        }
+        self.resume_announced(now, snapshot, elapsed_ms);
+        let Some(nhs) = self.hubs.iter().find_map(super::client::Hub::nbma) else { return };
+        for state in &snapshot.shortcuts {
+            let left = state.expires_ms.saturating_sub(elapsed_ms);
+            let (ShortcutPhase::Up, Some(via)) = (state.phase, state.via) else { continue };
+            if left == 0 || self.is_ours(state.prefix.addr()) {
+                continue;
+            }
+            let shortcut = Resumed {
+                prefix: state.prefix,
+                via,
+                made: before(now, state.age_ms.saturating_add(elapsed_ms)),
+                expires: now.after(left),
+                nhs,
+                used: state.used,
+            };
+            self.resume_shortcut(now, shortcut);
+        }
+        // An egress that no shortcut leads to any more.
+        let idle: Vec<_> = self
+            .bindings
+            .iter()
+            .filter(|(_, binding)| binding.source == Source::Resolved && binding.users == 0)
+            .map(|(overlay, _)| *overlay)
+            .collect();
+        idle.into_iter().for_each(|overlay| self.unbind(now, overlay));
+    }
+
+    fn resume_nhs(&mut self, now: Time, snapshot: &Snapshot) {
+        let count = self.hubs.len();
+        for index in 0..count {
+            let Some(hub) = self.hubs.get_mut(index) else { continue };
+            for registration in &mut hub.registrations {
+                let like = |state: &&NhsState| {
+                    state.name == hub.config.name
+                        && state.overlay.is_none_or(|nhs| nhs.is_ipv4() == registration.local.is_ipv4())
+                };
+                let Some(state) = snapshot.nhs.iter().find(like) else { continue };
+                registration.nhs = registration.nhs.or(state.overlay);
+                registration.public = state.public_nbma;
+                registration.sent = state.requests_sent;
+                registration.failed = state.requests_failed;
+                registration.replies = state.replies_received;
+                if let Some(at) =
+                    state.nbma.and_then(|nbma| hub.config.nbma.iter().position(|it| *it == nbma))
+                {
+                    hub.nbma_at = at;
+                }
+            }
+            self.bind_hub(now, index);
+        }
+    }
+
+    fn resume_binding(&mut self, now: Time, snapshot: &Snapshot, state: &BindingState, elapsed_ms: u64) {
+        let overlay = state.overlay;
+        let left = state.expires_ms.unwrap_or(0).saturating_sub(elapsed_ms);
+        let inside = self.config.overlay.iter().any(|net| net.contains(&overlay));
+        match state.source {
+            Source::Registered if self.config.server && inside && left > 0 => {}
+            Source::Resolved if inside && left > 0 => {}
+            Source::Local => {}
+            // Configured still, and registered besides.
+            Source::Static | Source::Nhs if state.extended && left > 0 => {
+                let same = |it: &&mut Binding| it.source == state.source && it.nbma == state.nbma;
+                let Some(binding) = self.bindings.get_mut(&overlay).filter(same) else { return };
+                binding.extended = true;
+                binding.holding_time = state.holding_time;
+                binding.expires = Some(now.after(left));
+                self.timers.arm(super::TimerKey::Binding(overlay), now.after(left));
+            }
+            _ => return,
+        }
+        if matches!(state.source, Source::Registered | Source::Resolved) {
+            if self.bindings.contains_key(&overlay) {
+                return;
+            }
+            let binding = Binding {
+                claimed: state.claimed_nbma,
+                unique: state.unique,
+                made: before(now, state.age_ms.saturating_add(elapsed_ms)),
+                expires: Some(now.after(left)),
+                holding_time: state.holding_time,
+                mtu: state.mtu,
+                extended: state.extended,
+                ..Binding::new(state.nbma, state.source, now)
+            };
+            self.bind(now, overlay, binding);
+        }
+        if state.source != Source::Resolved && state.source != Source::Local {
+            let declared =
+                |prefix: &IpNet| self.prefixes.get(*prefix).is_some_and(|owner| owner.external.is_some());
+            let own: Vec<_> = state.prefixes.iter().copied().filter(|prefix| !declared(prefix)).collect();
+            self.set_prefixes(now, overlay, &own);
+            if state.extended {
+                self.resume_client(overlay);
+                self.list_changed(now);
+            }
+        }
+        for (requester, request_id) in &state.requesters {
+            let at = snapshot.bindings.iter().find(|it| it.overlay == *requester).map(|it| it.nbma);
+            // An egress asked directly is told by way of nobody: its address is known only if it is bound.
+            let Some(nbma) = at else { continue };
+            let requester = Requester {
+                overlay: *requester,
+                nbma,
+                request_id: *request_id,
+                prefix: IpNet::from(overlay),
+                until: now.after(u64::from(state.holding_time.max(self.config.holding_time)) * 1000),
+            };
+            self.remember(now, overlay, requester);
+        }
+    }
+
+    /// Prefixes count until the NHS tells the list anew, or turns out to be silent.
+    fn resume_announced(&mut self, now: Time, snapshot: &Snapshot, elapsed_ms: u64) {
+        for state in &snapshot.announced {
+            let registrations = self.hubs.iter().flat_map(|hub| hub.registrations.iter());
+            let uid =
+                registrations.filter(|it| it.primary && it.nhs == Some(state.nhs)).map(|it| it.uid).next();
+            let Some(uid) = uid.filter(|_| self.announcement_refusal(state.prefix).is_none()) else {
+                continue;
+            };
+            let since = before(now, state.age_ms.saturating_add(elapsed_ms));
+            self.announced.insert(state.prefix, Announced { tellers: vec![uid], via: None, since });
+            self.choose(state.prefix);
+        }
+    }
+}
+
+/// A moment that lies `ms` back.
+fn before(now: Time, ms: u64) -> Time {
+    Time(now.0.saturating_sub(ms))
+}
+
+fn binding_state(now: Time, overlay: IpAddr, binding: &Binding) -> BindingState {
+    BindingState {
+        overlay,
+        nbma: binding.nbma,
+        claimed_nbma: binding.claimed,
+        source: binding.source,
+        unique: binding.unique,
+        age_ms: now.since(binding.made),
+        expires_ms: binding.expires.map(|expires| expires.since(now)),
+        holding_time: binding.holding_time,
+        prefixes: binding.prefixes.clone(),
+        requesters: binding.requesters.iter().map(|it| (it.overlay, it.request_id)).collect(),
+        extended: binding.extended,
+        mtu: binding.mtu,
+    }
+}

@@ -1,0 +1,290 @@
+//! The server's side of registration (RFC 2332 §5.2.3): who may have an overlay address, and the answer.
+
+use std::net::IpAddr;
+
+use super::bindings::Binding;
+use super::config::Uniqueness;
+use super::learn::Assembly;
+use super::snapshot::Source;
+use super::{DropReason, Engine, Event, Received, Time};
+use crate::wire::{
+    Builder, Cie, CieCode, ErrorCode, Header, PacketType, PrefixChunk, ext, flags, list_flags,
+};
+
+/// Bindings in all: what an overlay of IPv6 could hold is without end.
+const BINDING_BOUND: usize = 1 << 20;
+
+/// What becomes of a claim.
+enum Verdict {
+    Accept,
+    Refuse(CieCode, String),
+    /// The answer has to wait until the old holder was asked.
+    Probe,
+}
+
+impl Engine {
+    /// A Registration Request, or an NHS's list in the form of one.
+    pub(crate) fn registration_request(&mut self, now: Time, received: &Received<'_>) {
+        if self.push_received(now, received) {
+            return;
+        }
+        let header = *received.header();
+        let from = received.from;
+        if !self.config.server {
+            return self.drop(now, DropReason::NotServer, Some(from));
+        }
+        if self.withdrawing {
+            return self.drop(now, DropReason::Withdrawing, Some(from));
+        }
+        // An address of its own as destination: "I do not know yours".
+        if !self.is_local(header.dst_proto) && header.dst_proto != header.src_proto {
+            return self.drop(now, DropReason::NotForUs, Some(from));
+        }
+        let Some(local) = self.local_like(header.src_proto) else {
+            return self.drop(now, DropReason::NoAddress, Some(from));
+        };
+        if self.has_unknown_compulsory(received) {
+            self.drop(now, DropReason::UnknownExtension, Some(from));
+            return self.send_error(now, from, received.packet, ErrorCode::UnrecognisedExtension);
+        }
+        let mut answers = Vec::with_capacity(1);
+        for cie in received.packet.cies() {
+            let claim = cie.proto.filter(|proto| !proto.is_unspecified()).unwrap_or(header.src_proto);
+            match self.judge(now, claim, &cie, &header, from) {
+                Verdict::Accept => {
+                    self.accept(now, claim, &cie, &header, from);
+                    answers.push(cie);
+                }
+                Verdict::Refuse(code, reason) => {
+                    if self.refusals_told.allow(now, (claim, from)) {
+                        let holder = self.bindings.get(&claim).map(|it| it.nbma).filter(|it| *it != from);
+                        if let Some(holder) = holder.filter(|_| code == CieCode::AlreadyRegistered) {
+                            self.event(Event::AddressConflict { overlay: claim, holder, claimant: from });
+                        }
+                        self.event(Event::RegistrationRefused { overlay: claim, nbma: from, code, reason });
+                    }
+                    answers.push(Cie { code: code.into(), holding_time: 0, ..cie });
+                }
+                Verdict::Probe => {
+                    self.probe(now, claim, received);
+                    return self.drop(now, DropReason::ProbePending, Some(from));
+                }
+            }
+        }
+        let accepted = answers.iter().any(|cie| cie.code == 0);
+        let list = if accepted { self.client_list(now, received) } else { None };
+        self.answer_registration(received, &header, local, &answers, list);
+    }
+
+    fn judge(&self, now: Time, claim: IpAddr, cie: &Cie, header: &Header, from: IpAddr) -> Verdict {
+        let prohibited = |reason: String| Verdict::Refuse(CieCode::AdministrativelyProhibited, reason);
+        if claim.is_ipv4() != header.src_proto.is_ipv4() || claim.is_multicast() || claim.is_loopback() {
+            return prohibited("not an overlay host address".into());
+        }
+        if !self.config.overlay.iter().any(|net| net.contains(&claim)) {
+            return prohibited("the address is outside of the overlay".into());
+        }
+        if cie.prefix_of(claim).prefix_len() != if claim.is_ipv4() { 32 } else { 128 } {
+            return prohibited("a registration is for one host".into());
+        }
+        if cie.holding_time == 0 {
+            return prohibited("the holding time is zero".into());
+        }
+        if from.is_unspecified() || from.is_multicast() {
+            return prohibited("no usable underlay address".into());
+        }
+        let taken = |whose: &str| {
+            Verdict::Refuse(CieCode::AlreadyRegistered, format!("the address belongs to {whose}"))
+        };
+        if self.is_local(claim) {
+            return taken("this hub");
+        }
+        let Some(old) = self.bindings.get(&claim) else {
+            let full = self.bindings.len() >= BINDING_BOUND;
+            let refusal =
+                || Verdict::Refuse(CieCode::InsufficientResources, "the table of bindings is full".into());
+            return if full { refusal() } else { Verdict::Accept };
+        };
+        let holder = old.nbma;
+        if holder == from || old.source > Source::Registered {
+            return Verdict::Accept;
+        }
+        if old.source < Source::Registered {
+            return taken(if old.source == Source::Nhs { "another hub" } else { "a static mapping" });
+        }
+        match self.config.uniqueness {
+            Uniqueness::None => Verdict::Accept,
+            Uniqueness::Nbma if !old.unique => Verdict::Accept,
+            Uniqueness::Nbma => taken("another registered spoke"),
+            Uniqueness::Identity => match self.probed(now, claim, holder) {
+                Some(true) => taken("a spoke that still answers"),
+                Some(false) => Verdict::Accept,
+                None => Verdict::Probe,
+            },
+        }
+    }
+
+    fn accept(&mut self, now: Time, claim: IpAddr, cie: &Cie, header: &Header, from: IpAddr) {
+        let claimed = cie.nbma.unwrap_or(header.src_nbma);
+        let claimed = (claimed != from).then_some(claimed);
+        let unique = header.flags & flags::REGISTRATION_UNIQUE != 0;
+        let expires = now.after(u64::from(cie.holding_time) * 1000);
+        if let Some(old) = self.bindings.get_mut(&claim) {
+            if old.source < Source::Registered {
+                // Configured, and it is where the configuration says: only what it announces has a time.
+                old.expires = Some(expires);
+                old.holding_time = cie.holding_time;
+                self.timers.arm(super::TimerKey::Binding(claim), expires);
+                return;
+            }
+            // The ordinary refresh touches one entry and no timer.
+            if old.source == Source::Registered && old.nbma == from {
+                old.claimed = claimed;
+                old.unique = unique;
+                old.holding_time = cie.holding_time;
+                old.mtu = cie.mtu;
+                let sooner = old.expires.is_none_or(|before| expires < before);
+                old.expires = Some(expires);
+                if sooner {
+                    self.timers.arm(super::TimerKey::Binding(claim), expires);
+                }
+                return;
+            }
+        }
+        let old = self.bindings.get(&claim).filter(|old| old.source == Source::Registered);
+        let moved_from = old.map(|old| old.nbma);
+        if let Some(old) = self.bindings.get_mut(&claim).filter(|_| moved_from.is_some()) {
+            let told = std::mem::take(&mut old.requesters);
+            self.purge_requesters(now, claim, &told);
+        }
+        let binding = Binding {
+            claimed,
+            unique,
+            expires: Some(expires),
+            holding_time: cie.holding_time,
+            mtu: cie.mtu,
+            ..Binding::new(from, Source::Registered, now)
+        };
+        self.bind(now, claim, binding);
+        self.probes.remove(&claim);
+        match moved_from {
+            Some(old) => self.event(Event::Moved { overlay: claim, from: old, to: from }),
+            None => self.event(Event::Registered { overlay: claim, nbma: from, claimed_nbma: claimed }),
+        }
+    }
+
+    /// Takes the client's own list and says what to answer it; `None` if the client does not know the extension.
+    fn client_list(&mut self, now: Time, received: &Received<'_>) -> Option<PrefixChunk> {
+        let client = received.header().src_proto;
+        let Some(extension) = received.packet.extension(ext::PREFIXES) else {
+            let known = self.bindings.get(&client).is_some_and(|binding| binding.extended);
+            if known {
+                self.set_prefixes(now, client, &[]);
+                self.forget_push(client);
+                if let Some(binding) = self.bindings.get_mut(&client) {
+                    binding.extended = false;
+                }
+            }
+            return None;
+        };
+        let Ok(chunk) = PrefixChunk::decode(extension.value) else {
+            self.drop(now, DropReason::BadPrefixList, Some(received.from));
+            return None;
+        };
+        let binding = self.bindings.get_mut(&client)?;
+        binding.extended = true;
+        let wants = chunk.has(list_flags::WANT);
+        let only = chunk.has(list_flags::FIRST) && !chunk.has(list_flags::MORE);
+        let fixed = binding.source == Source::Static
+            && self.config.statics.iter().any(|it| it.overlay == client && !it.prefixes.is_empty());
+        if fixed {
+            // The configuration says what is behind it.
+        } else if only {
+            self.set_prefixes(now, client, &chunk.prefixes);
+        } else {
+            let mut slot = self.announcer.assemblies.remove(&client);
+            if let Some(list) = Assembly::add(&mut slot, chunk) {
+                self.set_prefixes(now, client, &list);
+            }
+            if let Some(assembly) = slot.filter(|_| self.announcer.assemblies.len() < super::TABLE_BOUND) {
+                self.announcer.assemblies.insert(client, assembly);
+            }
+        }
+        Some(self.list_for_reply(now, client, wants))
+    }
+
+    /// The reply is the request with outcome, sent straight to where the request came from.
+    fn answer_registration(
+        &mut self,
+        received: &Received<'_>,
+        header: &Header,
+        local: IpAddr,
+        answers: &[Cie],
+        list: Option<PrefixChunk>,
+    ) {
+        // A client that does not know our address learns it from the destination of the reply.
+        let dst_proto = if self.is_local(header.dst_proto) { header.dst_proto } else { local };
+        let reply = Header {
+            packet_type: PacketType::RegistrationReply,
+            hop_count: crate::wire::MAX_HOPS,
+            dst_proto,
+            ..*header
+        };
+        let mut builder = Builder::new(&reply);
+        for cie in answers {
+            builder = builder.cie(cie);
+        }
+        let natted = received.from != header.src_nbma;
+        for extension in received.packet.extensions() {
+            builder = match extension.kind {
+                ext::RESPONDER => {
+                    builder.extension_cies(true, ext::RESPONDER, &[self.responder_cie(dst_proto)])
+                }
+                ext::AUTHENTICATION => self.authenticated(builder, received.secret),
+                ext::NAT if natted => {
+                    let mut list: Vec<_> = extension.cies().map(Iterator::collect).unwrap_or_default();
+                    let prefix_len = if header.src_proto.is_ipv4() { 32 } else { 128 };
+                    if list.is_empty() {
+                        // FRR sends none, and looks for itself in the second place.
+                        list.push(Cie { prefix_len, holding_time: 0, ..self.own_cie(dst_proto) });
+                    }
+                    list.push(Cie {
+                        prefix_len,
+                        mtu: self.config.mtu,
+                        nbma: Some(received.from),
+                        proto: Some(header.src_proto),
+                        ..Cie::default()
+                    });
+                    builder.extension_cies(extension.compulsory, ext::NAT, &list)
+                }
+                ext::PREFIXES => match &list {
+                    Some(list) => {
+                        let list = PrefixChunk { prefixes: list.prefixes.clone(), ..*list };
+                        builder.extension(false, ext::PREFIXES, &list.encode())
+                    }
+                    None => builder.extension(extension.compulsory, extension.kind, extension.value),
+                },
+                _ => builder.extension(extension.compulsory, extension.kind, extension.value),
+            };
+        }
+        let builder = if received.packet.has_extensions() { builder.with_extensions() } else { builder };
+        self.send(PacketType::RegistrationReply, received.from, builder.finish());
+    }
+
+    /// Whether the packet has a compulsory extension that we do not know (RFC 2332 §5.3).
+    pub(crate) fn has_unknown_compulsory(&self, received: &Received<'_>) -> bool {
+        received.packet.extensions().any(|extension| {
+            extension.compulsory
+                && !matches!(
+                    extension.kind,
+                    ext::RESPONDER
+                        | ext::FORWARD_RECORD
+                        | ext::REVERSE_RECORD
+                        | ext::AUTHENTICATION
+                        | ext::VENDOR
+                        | ext::NAT
+                        | ext::PREFIXES
+                )
+        })
+    }
+}

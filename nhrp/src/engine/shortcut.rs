@@ -1,0 +1,477 @@
+//! Shortcuts: who is asked, and the routes that come of the answer.
+//!
+//! ```text
+//!            redirect, kernel's request            answer
+//!   (none) ───────────────────────────► Incomplete ──────► Up ──► (none): unused, purged, route under it gone
+//!                                            │ refused, silent        ▲ │ 2/3 of its time, used: asked again
+//!                                            ▼                        └─┘
+//!                                        Negative ──► (none) after a back-off that doubles
+//! ```
+//! In all states but Up traffic goes by the hub. Routes are put in from the far end (neighbour, host route, prefix)
+//! and taken out the other way round, so that no packet is lost.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::bindings::Binding;
+use super::config::Phase;
+use super::redirect::inner_addresses;
+use super::snapshot::{NhsPhase, ShortcutPhase, Source};
+use super::timers::TimerKey;
+use super::{DropReason, Engine, Event, Output, Received, RouteKind, SWEEP_MS, TABLE_BOUND, Time};
+use crate::wire::{Builder, Cie, PacketType, ext, flags};
+
+/// Seconds after which a request goes out again, then it has failed.
+const RETRY_S: [u64; 6] = [1, 2, 4, 7, 7, 7];
+/// Back-off after the first failure, doubled by each further one.
+const BACKOFF_MS: u64 = 60_000;
+const BACKOFF_MAX_MS: u64 = 600_000;
+
+/// One shortcut.
+#[derive(Clone, Debug)]
+pub(crate) struct Shortcut {
+    /// The destination that was asked for.
+    pub(crate) asked: IpAddr,
+    pub(crate) phase: ShortcutPhase,
+    pub(crate) via: Option<IpAddr>,
+    pub(crate) reason: String,
+    pub(crate) made: Time,
+    pub(crate) expires: Time,
+    pub(crate) used: bool,
+    /// When to find out whether it is used; `None` once that was done.
+    query: Option<Time>,
+    ask: Option<Ask>,
+    /// NBMA address of the NHS that is asked.
+    pub(crate) nhs: IpAddr,
+    /// The route by the hub that it bypasses.
+    pub(crate) covering: Option<IpNet>,
+    /// Phase 2: the neighbour leads to the hub until the answer comes.
+    interim: bool,
+}
+
+/// A request under way.
+#[derive(Clone, Copy, Debug)]
+struct Ask {
+    id: u32,
+    tries: usize,
+    next: Time,
+}
+
+/// How often a destination failed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Failures {
+    count: u32,
+    pub(crate) forget: Time,
+}
+
+impl Engine {
+    /// A redirect: believed from an NHS of ours, about traffic that is really ours.
+    pub(crate) fn traffic_indication(&mut self, now: Time, received: &Received<'_>) {
+        let from = received.from;
+        if self.config.phase != Phase::Three {
+            return self.drop(now, DropReason::Phase, Some(from));
+        }
+        if self.withdrawing {
+            return self.drop(now, DropReason::Withdrawing, Some(from));
+        }
+        if !self.is_nhs(from) {
+            return self.drop(now, DropReason::WrongSender, Some(from));
+        }
+        let Some((src, dst)) = inner_addresses(received.packet.payload()) else {
+            return self.drop(now, DropReason::Malformed, Some(from));
+        };
+        let usable = !dst.is_multicast() && !dst.is_unspecified() && !dst.is_loopback();
+        let tunnel_end = self.underlay_inside(IpNet::from(dst)).is_some();
+        if !self.is_ours(src) || self.is_ours(dst) || !usable || tunnel_end {
+            return self.drop(now, DropReason::NotOurTraffic, Some(from));
+        }
+        self.start_ask(now, dst, from, Some(from));
+    }
+
+    /// The kernel has no neighbour for an overlay address (Phase 2): it is asked for, and the hub carries the
+    /// traffic meanwhile.
+    pub(crate) fn resolve_needed(&mut self, now: Time, overlay: IpAddr) {
+        if self.config.phase != Phase::Two {
+            return self.drop(now, DropReason::Phase, None);
+        }
+        let inside = self.config.overlay.iter().any(|net| net.contains(&overlay));
+        if !inside || self.is_local(overlay) || self.withdrawing {
+            return self.drop(now, DropReason::NotOurTraffic, None);
+        }
+        if let Some(binding) = self.bindings.get(&overlay) {
+            // It is known: the kernel lost it.
+            let nbma = binding.nbma;
+            let link = self.config.link;
+            return self.outputs.push_back(Output::InstallNeighbour { link, overlay, nbma });
+        }
+        let hubs = self.hubs.iter().filter(|hub| {
+            hub.registrations
+                .iter()
+                .any(|it| it.phase == NhsPhase::Responding && it.local.is_ipv4() == overlay.is_ipv4())
+        });
+        let Some(nhs) = hubs.min_by_key(|hub| hub.config.priority).and_then(super::client::Hub::nbma) else {
+            return self.drop(now, DropReason::NoRoute, None);
+        };
+        let known = self.shortcuts.longest(overlay).is_some();
+        let link = self.config.link;
+        self.outputs.push_back(Output::InstallNeighbour { link, overlay, nbma: nhs });
+        if !known {
+            self.start_ask(now, overlay, nhs, None);
+            if let Some(shortcut) = self.shortcuts.get_mut(IpNet::from(overlay)) {
+                shortcut.interim = true;
+            }
+        }
+    }
+
+    fn start_ask(&mut self, now: Time, dst: IpAddr, nhs: IpAddr, from: Option<IpAddr>) {
+        if let Some((_, shortcut)) = self.shortcuts.longest(dst) {
+            let reason = match shortcut.phase {
+                ShortcutPhase::Negative => DropReason::BackOff,
+                ShortcutPhase::Incomplete | ShortcutPhase::Up => DropReason::AlreadyDirect,
+            };
+            return self.drop(now, reason, from);
+        }
+        if self.bindings.contains_key(&dst) {
+            return self.drop(now, DropReason::AlreadyDirect, from);
+        }
+        if self.shortcuts.len() >= TABLE_BOUND {
+            return self.drop(now, DropReason::TableFull, from);
+        }
+        if self.local_like(dst).is_none() || self.config.nbma.is_none() {
+            return self.drop(now, DropReason::NoAddress, from);
+        }
+        let key = IpNet::from(dst);
+        let shortcut = Shortcut {
+            asked: dst,
+            phase: ShortcutPhase::Incomplete,
+            via: None,
+            reason: String::new(),
+            made: now,
+            expires: now.after(RETRY_S.iter().sum::<u64>() * 1000),
+            used: true,
+            query: None,
+            ask: None,
+            nhs,
+            covering: None,
+            interim: false,
+        };
+        self.shortcuts.insert(key, shortcut);
+        self.ask(now, key);
+    }
+
+    /// Sends a request for a shortcut: a new one, or (same id) the one under way again.
+    fn ask(&mut self, now: Time, key: IpNet) {
+        let fresh = self.next_id;
+        let Some(shortcut) = self.shortcuts.get_mut(key) else { return };
+        let (id, tries) = shortcut.ask.map_or((fresh, 0), |ask| (ask.id, ask.tries));
+        let wait = RETRY_S.get(tries).copied().unwrap_or(7) * 1000;
+        shortcut.ask = Some(Ask { id, tries: tries + 1, next: now.after(wait) });
+        let (asked, nhs) = (shortcut.asked, shortcut.nhs);
+        if id == fresh && tries == 0 {
+            self.new_id();
+            self.asks.insert(id, key);
+        }
+        self.timers.arm(TimerKey::Shortcut(key), now.after(wait));
+        let Some(local) = self.local_like(asked) else { return };
+        let Some(mut header) = self.header(PacketType::ResolutionRequest, id, local, asked) else { return };
+        header.flags = flags::ROUTER | flags::AUTHORITATIVE | flags::SOURCE_STABLE | flags::NAT;
+        let host = if local.is_ipv4() { 32 } else { 128 };
+        let own = Cie {
+            prefix_len: host,
+            mtu: self.config.mtu,
+            holding_time: self.config.holding_time,
+            ..Cie::default()
+        };
+        let builder = self.request_extensions(Builder::new(&header).cie(&own));
+        let builder = match self.public_nbma(local) {
+            Some(nbma) => {
+                let public = Cie { prefix_len: host, nbma: Some(nbma), proto: Some(local), ..Cie::default() };
+                builder.extension_cies(false, ext::NAT, &[public])
+            }
+            None => builder.extension(false, ext::NAT, &[]),
+        };
+        self.send(PacketType::ResolutionRequest, nhs, builder.finish());
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn shortcut_up(
+        &mut self,
+        now: Time,
+        key: IpNet,
+        prefix: IpNet,
+        covering: Option<IpNet>,
+        via: IpAddr,
+        cie: &Cie,
+        nbma: IpAddr,
+    ) {
+        let Some(old) = self.shortcuts.remove(key) else { return };
+        self.timers.cancel(TimerKey::Shortcut(key));
+        let hold = u64::from(cie.holding_time) * 1000;
+        let expires = now.after(hold);
+        let binding = Binding {
+            expires: Some(expires),
+            holding_time: cie.holding_time,
+            mtu: cie.mtu,
+            ..Binding::new(nbma, Source::Resolved, now)
+        };
+        // One of higher rank is as good: the route leads to where that one is.
+        self.bind(now, via, binding);
+        if let Some(binding) = self.bindings.get_mut(&via) {
+            binding.users += 1;
+        }
+        let shortcut = Shortcut {
+            asked: old.asked,
+            phase: ShortcutPhase::Up,
+            via: Some(via),
+            reason: String::new(),
+            made: if old.phase == ShortcutPhase::Up { old.made } else { now },
+            expires,
+            used: true,
+            query: Some(now.after(hold * 2 / 3)),
+            ask: None,
+            nhs: old.nhs,
+            covering,
+            interim: false,
+        };
+        let query = now.after(hold * 2 / 3);
+        let replaced = self.shortcuts.insert(prefix, shortcut);
+        let same = |other: &Shortcut| other.phase == ShortcutPhase::Up && other.via == Some(via);
+        let stands = match &replaced {
+            Some(other) => same(other),
+            None => key == prefix && same(&old),
+        };
+        if !stands {
+            self.install_shortcut(prefix, via);
+        }
+        // What was there before goes after the new route is in: its own request, its use of an egress.
+        if let Some(ask) = replaced.as_ref().and_then(|other| other.ask) {
+            self.asks.remove(&ask.id);
+        }
+        if let Some(other) = replaced.and_then(|other| other.via) {
+            self.release(now, other);
+        }
+        if let Some(other) = old.via {
+            if key != prefix {
+                self.remove_shortcut_route(key, other);
+            }
+            self.release(now, other);
+        }
+        self.timers.arm(TimerKey::Shortcut(prefix), query);
+        self.failures.remove(&old.asked);
+        if !(old.phase == ShortcutPhase::Up && stands) {
+            let took_ms = now.since(old.made);
+            let nbma = self.bindings.get(&via).map_or(nbma, |binding| binding.nbma);
+            self.event(Event::ShortcutUp { prefix, via, nbma, took_ms });
+        }
+    }
+
+    fn install_shortcut(&mut self, prefix: IpNet, via: IpAddr) {
+        // The egress's own host route does it all if nothing but the egress is meant.
+        if prefix != IpNet::from(via) {
+            let link = self.config.link;
+            self.outputs.push_back(Output::InstallRoute { link, prefix, via, kind: RouteKind::Shortcut });
+        }
+    }
+
+    fn remove_shortcut_route(&mut self, prefix: IpNet, via: IpAddr) {
+        if prefix != IpNet::from(via) {
+            let link = self.config.link;
+            self.outputs.push_back(Output::RemoveRoute { link, prefix, kind: RouteKind::Shortcut });
+        }
+    }
+
+    /// One shortcut less leads to this egress; the last one takes the binding along.
+    fn release(&mut self, now: Time, via: IpAddr) {
+        let Some(binding) = self.bindings.get_mut(&via) else { return };
+        binding.users = binding.users.saturating_sub(1);
+        if binding.users == 0 && binding.source == Source::Resolved {
+            self.unbind(now, via);
+        }
+    }
+
+    /// Ends a shortcut in any state; traffic goes by the hub again.
+    pub(crate) fn shortcut_down(&mut self, now: Time, key: IpNet, reason: &str) {
+        let Some(shortcut) = self.shortcuts.remove(key) else { return };
+        self.timers.cancel(TimerKey::Shortcut(key));
+        if let Some(ask) = shortcut.ask {
+            self.asks.remove(&ask.id);
+        }
+        if let Some(via) = shortcut.via {
+            self.remove_shortcut_route(key, via);
+            self.release(now, via);
+            self.event(Event::ShortcutDown { prefix: key, reason: reason.into() });
+        } else if shortcut.interim && !self.bindings.contains_key(&shortcut.asked) {
+            let link = self.config.link;
+            self.outputs.push_back(Output::RemoveNeighbour { link, overlay: shortcut.asked });
+        }
+    }
+
+    /// The request failed: traffic stays on the hub's path, and nobody asks again for a while.
+    pub(crate) fn negative(&mut self, now: Time, key: IpNet, reason: String) {
+        let Some(shortcut) = self.shortcuts.get(key) else { return };
+        let (asked, nhs, made, interim) = (shortcut.asked, shortcut.nhs, shortcut.made, shortcut.interim);
+        // Gives up the route first, if this was a renewal.
+        self.shortcut_silently_down(now, key);
+        let count = self.failures.get(&asked).map_or(0, |failures| failures.count);
+        let wait = (BACKOFF_MS << count.min(8)).min(BACKOFF_MAX_MS);
+        let expires = now.after(wait);
+        if self.failures.len() < TABLE_BOUND || count > 0 {
+            let failures = Failures { count: count + 1, forget: expires.after(BACKOFF_MAX_MS) };
+            self.failures.insert(asked, failures);
+            self.timers.arm(TimerKey::Sweep, now.after(SWEEP_MS));
+        }
+        let prefix = IpNet::from(asked);
+        self.event(Event::ShortcutDown { prefix, reason: reason.clone() });
+        let shortcut = Shortcut {
+            asked,
+            phase: ShortcutPhase::Negative,
+            via: None,
+            reason,
+            made,
+            expires,
+            used: false,
+            query: None,
+            ask: None,
+            nhs,
+            covering: None,
+            interim,
+        };
+        self.shortcuts.insert(prefix, shortcut);
+        self.timers.arm(TimerKey::Shortcut(prefix), expires);
+    }
+
+    fn shortcut_silently_down(&mut self, now: Time, key: IpNet) {
+        let Some(shortcut) = self.shortcuts.remove(key) else { return };
+        self.timers.cancel(TimerKey::Shortcut(key));
+        if let Some(ask) = shortcut.ask {
+            self.asks.remove(&ask.id);
+        }
+        if let Some(via) = shortcut.via {
+            self.remove_shortcut_route(key, via);
+            self.release(now, via);
+        }
+    }
+
+    pub(crate) fn shortcut_due(&mut self, now: Time, key: IpNet) {
+        let Some(shortcut) = self.shortcuts.get_mut(key) else { return };
+        let next = shortcut.ask.map_or(shortcut.expires, |ask| ask.next.min(shortcut.expires));
+        let next = shortcut.query.map_or(next, |query| query.min(next));
+        if next > now {
+            return self.timers.arm(TimerKey::Shortcut(key), next);
+        }
+        match shortcut.phase {
+            ShortcutPhase::Negative => self.shortcut_down(now, key, ""),
+            ShortcutPhase::Incomplete => match shortcut.ask {
+                Some(ask) if ask.tries < RETRY_S.len() => self.ask(now, key),
+                _ => self.negative(now, key, "no answer".into()),
+            },
+            ShortcutPhase::Up if shortcut.expires <= now => {
+                let reason = if shortcut.used { "not renewed" } else { "not used" };
+                self.shortcut_down(now, key, reason);
+            }
+            ShortcutPhase::Up => {
+                if shortcut.query.is_some_and(|query| query <= now) {
+                    shortcut.query = None;
+                    // Unused until the shell says otherwise.
+                    shortcut.used = false;
+                    self.outputs.push_back(Output::QueryUse { prefix: key });
+                } else if shortcut.ask.is_some_and(|ask| ask.tries < RETRY_S.len()) {
+                    return self.ask(now, key);
+                } else if let Some(ask) = shortcut.ask.take() {
+                    self.asks.remove(&ask.id);
+                }
+                let Some(shortcut) = self.shortcuts.get(key) else { return };
+                let next = shortcut.ask.map_or(shortcut.expires, |ask| ask.next.min(shortcut.expires));
+                self.timers.arm(TimerKey::Shortcut(key), next);
+            }
+        }
+    }
+
+    /// The shell's answer to a question about use: what is used is renewed.
+    pub(crate) fn shortcut_use(&mut self, now: Time, prefix: IpNet, used: bool) {
+        let Some(shortcut) = self.shortcuts.get_mut(prefix) else { return };
+        if shortcut.phase != ShortcutPhase::Up {
+            return;
+        }
+        shortcut.used = used;
+        if used && shortcut.query.is_none() && shortcut.ask.is_none() && !self.withdrawing {
+            self.ask(now, prefix);
+        }
+    }
+
+    /// The binding of `via` goes: so do the shortcuts that lead there.
+    pub(crate) fn shortcuts_via_gone(&mut self, now: Time, via: IpAddr, reason: &str) {
+        let gone: Vec<_> =
+            self.shortcuts.iter().filter(|(_, it)| it.via == Some(via)).map(|(net, _)| net).collect();
+        // The caller removes the binding: it must not go with the last shortcut.
+        if let Some(binding) = self.bindings.get_mut(&via) {
+            binding.users += 1;
+        }
+        gone.into_iter().for_each(|net| self.shortcut_down(now, net, reason));
+    }
+
+    /// Shortcuts whose route by the hub is gone go too, unless another one covers them.
+    pub(crate) fn recheck_coverings(&mut self, now: Time) {
+        let lost = |shortcut: &Shortcut| {
+            let covering = shortcut.covering?;
+            (self.announced.get(covering).is_none() && self.prefixes.get(covering).is_none()).then_some(())
+        };
+        let lost: Vec<_> = self.shortcuts.iter().filter_map(|(net, it)| lost(it).map(|()| net)).collect();
+        for net in lost {
+            let announced = self.announced.covering(net).map(|(prefix, _)| prefix);
+            match announced {
+                Some(covering) => {
+                    if let Some(shortcut) = self.shortcuts.get_mut(net) {
+                        shortcut.covering = Some(covering);
+                    }
+                }
+                None => self.shortcut_down(now, net, "the route by the hub is gone"),
+            }
+        }
+    }
+
+    /// Puts a shortcut from before a restart back.
+    pub(crate) fn resume_shortcut(&mut self, now: Time, shortcut: Resumed) {
+        let Resumed { prefix, via, made, expires, nhs, used } = shortcut;
+        let Some(binding) = self.bindings.get_mut(&via) else { return };
+        binding.users += 1;
+        let covering = self.announced.covering(prefix).map(|(prefix, _)| prefix);
+        let left = expires.since(now);
+        let query = now.after(left / 3);
+        let asked = prefix.addr();
+        let shortcut = Shortcut {
+            asked,
+            phase: ShortcutPhase::Up,
+            via: Some(via),
+            reason: String::new(),
+            made,
+            expires,
+            used,
+            query: Some(query),
+            ask: None,
+            nhs,
+            covering,
+            interim: false,
+        };
+        self.shortcuts.insert(prefix, shortcut);
+        self.timers.arm(TimerKey::Shortcut(prefix), query);
+        self.install_shortcut(prefix, via);
+    }
+
+    /// Puts all routes of shortcuts out again (the link changed).
+    pub(crate) fn reinstall_shortcuts(&mut self) {
+        let up: Vec<_> = self.shortcuts.iter().filter_map(|(net, it)| Some((net, it.via?))).collect();
+        up.into_iter().for_each(|(net, via)| self.install_shortcut(net, via));
+    }
+}
+
+/// A shortcut as a snapshot has it.
+pub(crate) struct Resumed {
+    pub(crate) prefix: IpNet,
+    pub(crate) via: IpAddr,
+    pub(crate) made: Time,
+    pub(crate) expires: Time,
+    pub(crate) nhs: IpAddr,
+    pub(crate) used: bool,
+}

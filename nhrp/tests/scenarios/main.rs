@@ -1,0 +1,12 @@
+//! Whole networks of engines on a simulated network and clock, each with a model of its kernel's tables.
+
+#![allow(unreachable_pub, reason = "one binary: `pub` means shared between the scenarios")]
+
+mod net;
+mod prefixes;
+mod registration;
+mod restart;
+mod safety;
+mod scale;
+mod shortcuts;
+mod vectors;

@@ -1,0 +1,351 @@
+//! The agent's task: it owns all state and is the only one that changes it.
+//!
+//! `mod.rs` is the loop (what woke us → what to do), [`reconcile`] makes the kernel equal to the plan, [`underlay`]
+//! finds tunnel sources and paths to hubs.
+
+mod reconcile;
+mod underlay;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dataplane::model::KernelEvent;
+use dataplane::{Hairpin, Kernel};
+use nhrp::{Input, LinkId, Origin, Time};
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, info, warn};
+
+use crate::api::ReportRequest;
+use crate::drivers::nhrp::Burst;
+use crate::drivers::redirect;
+use crate::drivers::resolver::{Resolved, Resolver};
+use crate::plan::wanted::REDIRECT_GROUP;
+use crate::source::Desired;
+use crate::tunnel::{Drained, Leaving, Tunnel};
+use crate::{clock, report, snapshot};
+
+/// A burst of kernel events is gathered for this long before the kernel is dumped and compared, in milliseconds.
+const SETTLE_MS: u64 = 20;
+/// Without any event the kernel is compared this often, in milliseconds.
+const PATROL_MS: u64 = 60_000;
+/// A snapshot is written this long after a change, in milliseconds.
+const SAVE_MS: u64 = 100;
+
+/// Who this agent is and where its things are.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Node name.
+    pub node: String,
+    /// Directory of the NHRP snapshots.
+    pub snapshots: PathBuf,
+}
+
+/// The agent.
+#[derive(Debug)]
+pub struct Agent {
+    identity: Identity,
+    kernel: Kernel,
+    desired: Arc<Desired>,
+    tunnels: BTreeMap<String, Tunnel>,
+    names: BTreeMap<String, Vec<IpAddr>>,
+    resolver: Resolver,
+    redirect: Option<tokio::task::JoinHandle<()>>,
+    reconcile_at: Time,
+    save_at: Option<Time>,
+    to_bursts: mpsc::Sender<Burst>,
+    to_hairpins: mpsc::Sender<Hairpin>,
+}
+
+/// Where the agent's task listens.
+#[derive(Debug)]
+pub struct Inlets {
+    /// What should be.
+    pub desired: watch::Receiver<Arc<Desired>>,
+    /// What the kernel tells.
+    pub events: mpsc::Receiver<KernelEvent>,
+    /// Who asks for the report.
+    pub requests: mpsc::Receiver<ReportRequest>,
+}
+
+impl Agent {
+    /// Runs until `stop` resolves. Leaves the kernel's state alone then: packets keep flowing.
+    pub async fn run(identity: Identity, kernel: Kernel, mut inlets: Inlets, stop: impl Future<Output = ()>) {
+        let (to_bursts, mut bursts) = mpsc::channel(256);
+        let (to_hairpins, mut hairpins) = mpsc::channel(1024);
+        let (to_resolved, mut resolved) = mpsc::channel(16);
+        let mut agent = Self {
+            identity,
+            kernel,
+            desired: Arc::default(),
+            tunnels: BTreeMap::new(),
+            names: BTreeMap::new(),
+            resolver: Resolver::new(to_resolved),
+            redirect: None,
+            reconcile_at: clock::now(),
+            save_at: None,
+            to_bursts,
+            to_hairpins,
+        };
+        let first = inlets.desired.borrow_and_update().clone();
+        agent.configure(first);
+        tokio::pin!(stop);
+        loop {
+            agent.turn().await;
+            let wake = clock::instant(agent.next_wake());
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                Ok(()) = inlets.desired.changed() => {
+                    let desired = inlets.desired.borrow_and_update().clone();
+                    agent.configure(desired);
+                }
+                Some(burst) = bursts.recv() => agent.packets(burst),
+                Some(event) = inlets.events.recv() => {
+                    agent.kernel_event(event);
+                    while let Ok(event) = inlets.events.try_recv() {
+                        agent.kernel_event(event);
+                    }
+                }
+                Some(hairpin) = hairpins.recv() => agent.hairpin(hairpin),
+                Some(answer) = resolved.recv() => agent.resolved(answer),
+                Some(request) = inlets.requests.recv() => {
+                    let _ = request.send(agent.report());
+                }
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+        agent.save_snapshots(true);
+        info!("stopped; links, routes and neighbours stay as they are");
+    }
+
+    /// New endpoints.
+    fn configure(&mut self, desired: Arc<Desired>) {
+        let now = clock::now();
+        self.desired = desired;
+        let wanted: BTreeMap<_, _> =
+            self.desired.endpoints.iter().map(|e| (e.spec.network.clone(), e)).collect();
+        for (network, tunnel) in &mut self.tunnels {
+            if !wanted.contains_key(network) {
+                info!(network, "endpoint is gone");
+                tunnel.remove(now);
+            }
+        }
+        for (network, endpoint) in wanted {
+            match self.tunnels.get_mut(&network) {
+                // Comes back while it leaves: it starts anew when it has left (see `farewells`).
+                Some(tunnel) if matches!(tunnel.leaving, Some(Leaving::Removed(_))) => {}
+                Some(tunnel) => tunnel.update(endpoint.spec.clone(), endpoint.passwords.clone(), now),
+                None => {
+                    let tunnel = Tunnel::new(endpoint.spec.clone(), endpoint.passwords.clone());
+                    self.tunnels.insert(network, tunnel);
+                }
+            }
+        }
+        let hubs = self.tunnels.values().flat_map(|t| &t.spec.nhs);
+        let names: BTreeSet<_> = hubs.flat_map(|h| &h.nbma).filter_map(|n| n.hostname.clone()).collect();
+        self.resolver.want(&names);
+        self.reconcile_at = now;
+    }
+
+    /// What every turn of the loop ends with: timers, outputs, kernel.
+    async fn turn(&mut self) {
+        let now = clock::now();
+        for tunnel in self.tunnels.values_mut() {
+            if let Some(engine) = &mut tunnel.engine
+                && engine.poll_timeout().is_some_and(|t| t <= now)
+            {
+                engine.handle_timeout(now);
+            }
+        }
+        self.flush().await;
+        if self.farewells().await {
+            self.reconcile_at = now;
+        }
+        if self.reconcile_at <= now {
+            // Set first: a failure in there is tried again.
+            self.reconcile_at = now.after(PATROL_MS);
+            self.reconcile().await;
+            self.flush().await;
+        }
+        self.save_snapshots(false);
+    }
+
+    fn next_wake(&self) -> Time {
+        let engines =
+            self.tunnels.values().filter_map(|t| t.engine.as_ref().and_then(nhrp::Engine::poll_timeout));
+        let leaving = self.tunnels.values().filter_map(|t| match t.leaving {
+            Some(Leaving::Removed(at) | Leaving::Suspended(at)) => Some(at),
+            None => None,
+        });
+        engines
+            .chain(leaving)
+            .chain(self.save_at)
+            .chain([self.reconcile_at])
+            .min()
+            .unwrap_or(self.reconcile_at)
+    }
+
+    /// Carries out what the engines want: kernel first (a peer that hears from us finds us ready), then packets.
+    async fn flush(&mut self) {
+        let now = clock::now();
+        let names: Vec<_> = self.tunnels.keys().cloned().collect();
+        for network in names {
+            let Some(tunnel) = self.tunnels.get_mut(&network) else { continue };
+            let Drained { ops, packets, queries } = tunnel.drain(now);
+            if tunnel.dirty && self.save_at.is_none() {
+                self.save_at = Some(now.after(SAVE_MS));
+            }
+            if tunnel.link != 0 && !ops.is_empty() && !self.apply(&network, &ops).await {
+                self.reconcile_at = self.reconcile_at.min(now.after(SETTLE_MS));
+            }
+            let Some(tunnel) = self.tunnels.get(&network) else { continue };
+            if let (Some(socket), false) = (&tunnel.socket, packets.is_empty()) {
+                socket.send(&network, &packets).await;
+            }
+            if !queries.is_empty() {
+                self.answer_use(&network, queries).await;
+            }
+        }
+    }
+
+    /// Reads which destinations the kernel saw on the tunnel lately.
+    async fn answer_use(&mut self, network: &str, queries: Vec<ipnet::IpNet>) {
+        let used = match dataplane::nft::used(network).await {
+            Ok(used) => Some(used),
+            Err(error) => {
+                warn!(network, %error, "use of shortcuts cannot be read: they are kept");
+                None
+            }
+        };
+        let now = clock::now();
+        let Some(engine) = self.tunnels.get_mut(network).and_then(|t| t.engine.as_mut()) else { return };
+        for prefix in queries {
+            let used = used.as_ref().is_none_or(|used| used.iter().any(|a| prefix.contains(a)));
+            engine.handle_input(now, Input::Use { prefix, used });
+        }
+    }
+
+    fn packets(&mut self, burst: Burst) {
+        let now = clock::now();
+        let Some(tunnel) = self.tunnels.get_mut(&burst.network) else { return };
+        let Some(engine) = tunnel.engine.as_mut().filter(|_| tunnel.link == burst.link) else { return };
+        for (nbma, bytes) in burst.packets {
+            engine.handle_packet(now, Origin { link: LinkId(burst.link), nbma }, &bytes);
+        }
+    }
+
+    fn hairpin(&mut self, hairpin: Hairpin) {
+        let now = clock::now();
+        let Some(tunnel) = self.tunnels.values_mut().find(|t| t.link != 0 && t.link == hairpin.link_in)
+        else {
+            return;
+        };
+        if let Some(engine) = &mut tunnel.engine {
+            engine
+                .handle_input(now, Input::Hairpin { link: LinkId(hairpin.link_in), packet: hairpin.packet });
+        }
+    }
+
+    fn resolved(&mut self, answer: Resolved) {
+        info!(name = answer.name, addresses = ?answer.addresses, "hub's name resolved");
+        self.names.insert(answer.name, answer.addresses);
+        self.reconcile_at = clock::now();
+    }
+
+    /// Something changed in the kernel: was it us, does it concern us?
+    fn kernel_event(&mut self, event: KernelEvent) {
+        let now = clock::now();
+        let disturbed = match &event {
+            KernelEvent::ResolveNeeded { link, overlay } => {
+                let tunnel = self.tunnels.values_mut().find(|t| t.link == *link);
+                if let Some(engine) = tunnel.and_then(|t| t.engine.as_mut()) {
+                    let input = Input::ResolveNeeded { link: LinkId(*link), overlay: *overlay };
+                    engine.handle_input(now, input);
+                }
+                false
+            }
+            KernelEvent::Overrun => {
+                warn!("kernel events were lost: everything is dumped again");
+                true
+            }
+            other => self.tunnels.values().any(|t| reconcile::disturbs(other, t)),
+        };
+        if disturbed {
+            debug!(?event, "kernel and plan may differ");
+            self.reconcile_at = self.reconcile_at.min(now.after(SETTLE_MS));
+        }
+    }
+
+    /// Ends what has withdrawn; true if something ended.
+    async fn farewells(&mut self) -> bool {
+        let now = clock::now();
+        let over: Vec<_> =
+            self.tunnels.iter().filter(|(_, t)| t.farewell_over(now)).map(|(n, _)| n.clone()).collect();
+        for network in &over {
+            let Some(tunnel) = self.tunnels.get_mut(network) else { continue };
+            if let Some(Leaving::Suspended(_)) = tunnel.leaving {
+                tunnel.sleep();
+                continue;
+            }
+            self.tunnels.remove(network);
+            if let Err(error) = dataplane::nft::load(&dataplane::nft::remove(network)).await {
+                warn!(network, %error, "nft table not removed");
+            }
+            snapshot::remove(&self.identity.snapshots, network);
+            info!(network, "removed");
+        }
+        if !over.is_empty() {
+            // Whoever came back meanwhile starts anew.
+            let desired = Arc::clone(&self.desired);
+            self.configure(desired);
+        }
+        !over.is_empty()
+    }
+
+    /// Starts or stops the redirect capture, as some tunnel wants it.
+    fn capture_redirects(&mut self) {
+        let wanted =
+            self.tunnels.values().any(|t| t.wanted.as_ref().is_some_and(|w| w.nft.redirect_group.is_some()));
+        if !wanted {
+            if let Some(task) = self.redirect.take() {
+                task.abort();
+            }
+            return;
+        }
+        if self.redirect.as_ref().is_some_and(|t| !t.is_finished()) {
+            return;
+        }
+        match redirect::start(REDIRECT_GROUP, self.to_hairpins.clone()) {
+            Ok(task) => self.redirect = Some(task),
+            Err(error) => warn!(%error, "redirect capture not started: spokes stay on the hub's path"),
+        }
+    }
+
+    fn save_snapshots(&mut self, now_or_never: bool) {
+        let now = clock::now();
+        if !now_or_never && self.save_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.save_at = None;
+        for (network, tunnel) in &mut self.tunnels {
+            let Some(engine) = tunnel.engine.as_ref().filter(|_| tunnel.leaving.is_none()) else { continue };
+            if !tunnel.dirty && !now_or_never {
+                continue;
+            }
+            match snapshot::save(&self.identity.snapshots, network, engine.snapshot(now), now) {
+                Ok(()) => tunnel.dirty = false,
+                Err(error) => warn!(network, %error, "NHRP snapshot not written"),
+            }
+        }
+    }
+
+    fn report(&mut self) -> view::Report {
+        let now = clock::now();
+        for tunnel in self.tunnels.values_mut() {
+            tunnel.stand(now);
+        }
+        report::report(&self.identity.node, self.tunnels.values(), &self.desired.problems, now)
+    }
+}

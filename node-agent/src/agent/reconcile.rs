@@ -1,0 +1,277 @@
+//! Makes the kernel equal to the plan: observe, compare, write the difference.
+
+use std::net::IpAddr;
+
+use dataplane::model::{KernelEvent, Observed, Op};
+use dataplane::{Applied, nft};
+use ipnet::IpNet;
+use tracing::{error, info, warn};
+
+use super::{Agent, underlay};
+use crate::drivers::nhrp::NhrpDriver;
+use crate::ladder::Trouble;
+use crate::plan::diff::{self, LinkStep};
+use crate::plan::wanted::ALIAS_PREFIX;
+use crate::tunnel::{Leaving, Tunnel};
+use crate::{clock, snapshot};
+
+/// After a failure the kernel is compared again this soon, in milliseconds.
+const RETRY_MS: u64 = 1_000;
+
+impl Agent {
+    /// One comparison of everything.
+    pub(super) async fn reconcile(&mut self) {
+        let Some(mut observed) = self.observe().await else { return };
+        let mut links_changed = false;
+        let names: Vec<_> = self.tunnels.keys().cloned().collect();
+        for network in &names {
+            links_changed |= self.reconcile_link(network, &observed).await;
+        }
+        links_changed |= self.remove_stale(&observed).await;
+        if links_changed {
+            let Some(again) = self.observe().await else { return };
+            observed = again;
+        }
+        for network in &names {
+            self.reconcile_tunnel(network, &observed).await;
+        }
+        self.capture_redirects();
+    }
+
+    async fn observe(&mut self) -> Option<Observed> {
+        match self.kernel.observe().await {
+            Ok(observed) => Some(observed),
+            Err(error) => {
+                error!(%error, "kernel state cannot be read");
+                self.reconcile_at = clock::now().after(RETRY_MS);
+                None
+            }
+        }
+    }
+
+    /// Source address and link of one tunnel; true if the link changed.
+    async fn reconcile_link(&mut self, network: &str, observed: &Observed) -> bool {
+        let Some(tunnel) = self.tunnels.get_mut(network) else { return false };
+        let own = diff::own_link(network, observed).map_or(0, |l| l.index);
+        if tunnel.leaving.is_none() {
+            match underlay::source_address(&self.kernel, observed, &tunnel.spec, &self.names, own).await {
+                Ok(local) => {
+                    tunnel.ground.trouble = None;
+                    tunnel.plan(local);
+                }
+                Err(trouble) => tunnel.ground.trouble = Some(trouble),
+            }
+        }
+        let Some(wanted) = &tunnel.wanted else { return false };
+        let step = diff::link_step(&wanted.link, observed);
+        let link = wanted.link.clone();
+        let ops = match step {
+            LinkStep::Keep(index) => {
+                set_link(tunnel, index);
+                return false;
+            }
+            LinkStep::NameTaken(index) => {
+                let message = format!(
+                    "interface {} (index {index}) exists and is not ours: remove it, or set tunnel.interfaceName to another name",
+                    link.name
+                );
+                tunnel.ground.trouble = Some(Trouble::new("InterfaceNameTaken", message));
+                set_link(tunnel, 0);
+                return false;
+            }
+            LinkStep::Create => vec![Op::CreateGre(link)],
+            LinkStep::Change(index) => vec![Op::ChangeGre { index, link }],
+            LinkStep::Replace(index) => vec![Op::DeleteLink { index }, Op::CreateGre(link)],
+        };
+        info!(network, ?step, "link");
+        let results = self.kernel.apply(&ops).await;
+        let Some(tunnel) = self.tunnels.get_mut(network) else { return false };
+        for (op, result) in ops.iter().zip(results) {
+            match (op, result) {
+                (Op::CreateGre(_), Ok(Applied::Link { index })) => set_link(tunnel, index),
+                (Op::ChangeGre { index, .. }, Ok(_)) => set_link(tunnel, *index),
+                (_, Ok(_)) => set_link(tunnel, 0),
+                (_, Err(error)) => {
+                    warn!(network, %error, ?op, "link");
+                    tunnel.ground.trouble = Some(Trouble::new(
+                        "InterfaceNotCreated",
+                        format!("the kernel refused the tunnel interface: {error}"),
+                    ));
+                    self.reconcile_at = clock::now().after(RETRY_MS);
+                }
+            }
+        }
+        true
+    }
+
+    /// Removes what is ours and belongs to no tunnel; true if a link went.
+    async fn remove_stale(&mut self, observed: &Observed) -> bool {
+        let all: Vec<_> = self.tunnels.values().filter_map(|t| t.wanted.as_ref()).collect();
+        // A tunnel whose source is not known yet may still have its link from an earlier run: keep that.
+        let waiting: Vec<String> = self
+            .tunnels
+            .values()
+            .filter(|t| t.wanted.is_none())
+            .map(|t| format!("{ALIAS_PREFIX}{}", t.spec.network))
+            .collect();
+        let kept = |op: &Op| match op {
+            Op::DeleteLink { index } => {
+                observed.links.iter().any(|l| l.index == *index && waiting.contains(&l.alias))
+            }
+            Op::DeleteRoute(_) => !waiting.is_empty(),
+            _ => false,
+        };
+        let mut ops = diff::stale(&all, observed);
+        ops.retain(|op| !kept(op));
+        if !ops.is_empty() {
+            info!(?ops, "removing what is ours and stale");
+            self.apply("-", &ops).await;
+        }
+        match nft::tables().await {
+            Ok(tables) => {
+                for table in tables {
+                    let wanted = self.tunnels.keys().any(|n| nft::table(n) == table);
+                    if !wanted && let Err(error) = nft::load(&nft::remove_table(&table)).await {
+                        warn!(table, %error, "stale nft table not removed");
+                    }
+                }
+            }
+            Err(error) => warn!(%error, "nft tables cannot be read"),
+        }
+        ops.iter().any(|op| matches!(op, Op::DeleteLink { .. }))
+    }
+
+    /// Everything on the link of one tunnel.
+    async fn reconcile_tunnel(&mut self, network: &str, observed: &Observed) {
+        let now = clock::now();
+        let Some(tunnel) = self.tunnels.get_mut(network) else { return };
+        if tunnel.link == 0 {
+            tunnel.stand(now);
+            return;
+        }
+        tunnel.paths = underlay::paths(&self.kernel, &tunnel.spec, &self.names, tunnel.link).await;
+        if tunnel.socket.as_ref().is_none_or(|s| s.link() != tunnel.link) && !tunnel.ground.suspended {
+            match NhrpDriver::open(network, tunnel.link, self.to_bursts.clone()) {
+                Ok(socket) => tunnel.socket = Some(socket),
+                Err(error) => {
+                    warn!(network, %error, "NHRP socket");
+                    self.reconcile_at = now.after(RETRY_MS);
+                }
+            }
+        }
+        let dir = self.identity.snapshots.clone();
+        let seed = seed(&self.identity.node, network, now.0);
+        tunnel.configure(&self.names, observed, || snapshot::load(&dir, network, now), seed, now);
+        // What a restored engine says goes into the plan before the comparison, so that nothing is taken away that it
+        // is about to want.
+        let drained = tunnel.drain(now);
+        let Some(wanted) = &tunnel.wanted else { return };
+        let ops = diff::changes(wanted, tunnel.link, observed);
+        let text = nft::render(&wanted.nft);
+        let reload = tunnel.loaded_nft.as_deref() != Some(text.as_str());
+        if !ops.is_empty() {
+            info!(network, changes = ops.len(), "kernel differs from the plan");
+            if !self.apply(network, &ops).await {
+                self.reconcile_at = clock::now().after(RETRY_MS);
+            }
+        }
+        let present = match nft::tables().await {
+            Ok(tables) => tables.contains(&nft::table(network)),
+            Err(_) => false,
+        };
+        if reload || !present {
+            match nft::load(&text).await {
+                Ok(()) => {
+                    if let Some(tunnel) = self.tunnels.get_mut(network) {
+                        tunnel.loaded_nft = Some(text);
+                    }
+                }
+                Err(error) => {
+                    warn!(network, %error, "nft table not loaded");
+                    self.reconcile_at = clock::now().after(RETRY_MS);
+                }
+            }
+        }
+        if let Some(socket) = self.tunnels.get(network).and_then(|t| t.socket.as_ref()) {
+            socket.send(network, &drained.packets).await;
+        }
+    }
+
+    /// Writes changes; false if one failed (said in the log).
+    pub(super) async fn apply(&self, network: &str, ops: &[Op]) -> bool {
+        let mut good = true;
+        for (op, result) in ops.iter().zip(self.kernel.apply(ops).await) {
+            if let Err(error) = result {
+                warn!(network, %error, ?op, "kernel refused a change");
+                good = false;
+            }
+        }
+        good
+    }
+}
+
+fn set_link(tunnel: &mut Tunnel, index: u32) {
+    if tunnel.link != index {
+        tunnel.link = index;
+        tunnel.socket = None;
+        tunnel.loaded_nft = None;
+    }
+}
+
+/// Seed of an engine: differs from node to node and from start to start.
+fn seed(node: &str, network: &str, now: u64) -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write(node.as_bytes());
+    hasher.write(network.as_bytes());
+    hasher.write_u64(now);
+    hasher.finish()
+}
+
+/// Whether an event means that kernel and plan may differ for this tunnel. Our own changes come back as events: those
+/// agree with the plan and disturb nothing.
+pub(super) fn disturbs(event: &KernelEvent, tunnel: &Tunnel) -> bool {
+    let removed = matches!(tunnel.leaving, Some(Leaving::Removed(_)));
+    let Some(wanted) = &tunnel.wanted else {
+        // Without a source yet, any change of the underlay may bring one.
+        return matches!(
+            event,
+            KernelEvent::Link(_) | KernelEvent::Address { .. } | KernelEvent::Route { .. }
+        );
+    };
+    match event {
+        KernelEvent::Link(link) if link.index == tunnel.link => {
+            link.gre.as_ref() != Some(&wanted.link) || link.noarp
+        }
+        KernelEvent::Link(_) => true,
+        KernelEvent::LinkGone { .. } => !removed,
+        KernelEvent::Address { link, address, gone } if *link == tunnel.link => {
+            let ours = wanted.addresses.contains(address);
+            !is_link_local(address) && ours == *gone
+        }
+        KernelEvent::Address { .. } => true,
+        KernelEvent::Route { route, ours: true, gone } => {
+            wanted.routes(tunnel.link).any(|r| r == *route) == *gone
+                && (*gone || concerns(route, tunnel.link))
+        }
+        KernelEvent::Route { ours: false, .. } => true,
+        KernelEvent::Neighbour { link, overlay, nbma, gone } if *link == tunnel.link => {
+            match (wanted.neighbours.get(overlay), gone) {
+                (Some(_), true) => true,
+                (Some(want), false) => *nbma != Some(*want),
+                (None, true) => false,
+                (None, false) => nbma.is_some(),
+            }
+        }
+        KernelEvent::Neighbour { .. } | KernelEvent::ResolveNeeded { .. } => false,
+        KernelEvent::Overrun => true,
+    }
+}
+
+fn concerns(route: &dataplane::model::Route, link: u32) -> bool {
+    matches!(route.target, dataplane::model::Target::Link { link: l, .. } if l == link)
+}
+
+fn is_link_local(address: &IpNet) -> bool {
+    matches!(address.addr(), IpAddr::V6(a) if a.is_unicast_link_local())
+}

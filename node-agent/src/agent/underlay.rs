@@ -1,0 +1,141 @@
+//! The underlay: which local address a tunnel uses, and whether each hub can be reached without going through the tunnel.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use crds::endpoint::DmvpnEndpointSpec;
+use crds::spoke::TunnelSourceFrom;
+use dataplane::Kernel;
+use dataplane::model::{Link, Observed};
+
+use crate::ladder::{Path, Trouble};
+use crate::plan::nhrp::nbma_addresses;
+
+/// An address that no ordinary route names (RFC 1112 class E), so that a look-up finds the default route.
+const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(240, 0, 0, 1));
+
+/// Finds the local underlay address of an endpoint. `own` is the index of its tunnel link (0: none).
+///
+/// # Errors
+/// The trouble, with the cure.
+pub(super) async fn source_address(
+    kernel: &Kernel,
+    observed: &Observed,
+    spec: &DmvpnEndpointSpec,
+    names: &BTreeMap<String, Vec<IpAddr>>,
+    own: u32,
+) -> Result<IpAddr, Trouble> {
+    let source = &spec.tunnel.source;
+    match source.from {
+        TunnelSourceFrom::Address => {
+            let text = source.address.as_deref().unwrap_or_default();
+            let address: IpAddr = text.parse().map_err(|_| {
+                Trouble::new(
+                    "SourceAddressInvalid",
+                    format!("tunnelSource.address: `{text}` is not an IP address"),
+                )
+            })?;
+            let on = observed.addresses.iter().find(|a| a.address.addr() == address);
+            let Some(on) = on else {
+                return Err(Trouble::new(
+                    "SourceAddressMissing",
+                    format!(
+                        "tunnel source address {address} is on no interface of this node: add it, or correct tunnelSource.address"
+                    ),
+                ));
+            };
+            check_up(observed.links.iter().find(|l| l.index == on.link))?;
+            Ok(address)
+        }
+        TunnelSourceFrom::Interface => {
+            let name = source.interface.as_deref().unwrap_or_default();
+            let Some(link) = observed.links.iter().find(|l| l.name == name) else {
+                return Err(Trouble::new(
+                    "InterfaceMissing",
+                    format!(
+                        "tunnel source interface {name} does not exist on this node: correct tunnelSource.interface"
+                    ),
+                ));
+            };
+            check_up(Some(link))?;
+            let address = observed
+                .addresses
+                .iter()
+                .filter(|a| a.link == link.index)
+                .map(|a| a.address.addr())
+                .find(IpAddr::is_ipv4);
+            address.ok_or_else(|| {
+                Trouble::new(
+                    "InterfaceHasNoAddress",
+                    format!(
+                        "tunnel source interface {name} has no IPv4 address: configure one, or wait for DHCP"
+                    ),
+                )
+            })
+        }
+        TunnelSourceFrom::NodeInternalIP => Err(Trouble::new(
+            "NoNodeAddress",
+            "tunnelSource.from: NodeInternalIP needs a Kubernetes Node: on a box use DefaultRoute, Interface or Address",
+        )),
+        TunnelSourceFrom::DefaultRoute => {
+            let hubs = spec.nhs.iter().flat_map(|h| &h.nbma).flat_map(|n| nbma_addresses(n, names));
+            for to in hubs.chain([NOWHERE]) {
+                if let Ok(found) = kernel.lookup(to).await
+                    && found.link != own
+                    && let Some(address) = found.source.filter(IpAddr::is_ipv4)
+                {
+                    return Ok(address);
+                }
+            }
+            Err(Trouble::new(
+                "NoDefaultRoute",
+                "no route to a hub and no default route, so that no tunnel source is found: bring the underlay \
+                 interface up, or set tunnelSource.interface or tunnelSource.address",
+            ))
+        }
+    }
+}
+
+fn check_up(link: Option<&Link>) -> Result<(), Trouble> {
+    match link {
+        Some(link) if !link.up => Err(Trouble::new(
+            "InterfaceDown",
+            format!("underlay interface {0} is down: `ip link set {0} up`", link.name),
+        )),
+        Some(link) if !link.carrier => Err(Trouble::new(
+            "InterfaceNoCarrier",
+            format!("underlay interface {} has no carrier: check the cable or the other end", link.name),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Looks at the path to each hub.
+pub(super) async fn paths(
+    kernel: &Kernel,
+    spec: &DmvpnEndpointSpec,
+    names: &BTreeMap<String, Vec<IpAddr>>,
+    own: u32,
+) -> BTreeMap<String, Path> {
+    let mut paths = BTreeMap::new();
+    for hub in &spec.nhs {
+        let addresses: Vec<_> = hub.nbma.iter().flat_map(|n| nbma_addresses(n, names)).collect();
+        let mut path = match hub.nbma.iter().find_map(|n| n.hostname.clone()) {
+            Some(name) if addresses.is_empty() => Path::NameUnresolved(name),
+            _ => Path::Clear,
+        };
+        // The first usable address decides; otherwise the last trouble is told.
+        for nbma in addresses {
+            path = match kernel.lookup(nbma).await {
+                Ok(found) if own != 0 && found.link == own => Path::Recursive(nbma),
+                Ok(_) => Path::Clear,
+                Err(_) => Path::NoRoute(nbma),
+            };
+            if path == Path::Clear {
+                break;
+            }
+        }
+        paths.insert(hub.name.clone(), path);
+    }
+    paths
+}

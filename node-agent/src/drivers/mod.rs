@@ -1,0 +1,7 @@
+//! The doors to the outside: each driver turns one kind of I/O into messages for the agent's task.
+//!
+//! Drivers know nothing of each other and decide nothing.
+
+pub mod nhrp;
+pub mod redirect;
+pub mod resolver;

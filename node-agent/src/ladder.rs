@@ -1,0 +1,192 @@
+//! The tunnel ladder INTF → IKE → IPsec → NHRP → Up: where each hub, and the tunnel as a whole, stands and why.
+//!
+//! Pure. Every reason comes with the cure, since "the tunnel is down" is what people ask about most.
+
+use std::net::IpAddr;
+
+use nhrp::{NhsPhase, NhsState};
+use view::State;
+
+/// What is known of the way below NHRP.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ground {
+    /// `suspend: true`.
+    pub suspended: bool,
+    /// Why there is no tunnel link or no underlay address; `None`: all is well.
+    pub trouble: Option<Trouble>,
+}
+
+/// Why a tunnel cannot start: reason, and cause with cure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// CamelCase.
+    pub reason: &'static str,
+    /// Cause and cure.
+    pub message: String,
+}
+
+impl Trouble {
+    /// Builds one.
+    pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+/// The path to one hub's underlay address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// There is a route that does not lead through the tunnel.
+    Clear,
+    /// The hub's name has no address (yet).
+    NameUnresolved(String),
+    /// No route.
+    NoRoute(IpAddr),
+    /// The route leads into the tunnel itself.
+    Recursive(IpAddr),
+}
+
+/// A place on the ladder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rung {
+    /// State.
+    pub state: State,
+    /// CamelCase, empty when Up.
+    pub reason: String,
+    /// Cause and cure, empty when Up.
+    pub message: String,
+}
+
+impl Rung {
+    /// Up.
+    pub fn up() -> Self {
+        Self { state: State::Up, reason: String::new(), message: String::new() }
+    }
+
+    fn at(state: State, reason: &str, message: impl Into<String>) -> Self {
+        Self { state, reason: reason.to_owned(), message: message.into() }
+    }
+}
+
+/// Where one hub stands.
+pub fn hub(ground: &Ground, path: &Path, nhs: Option<&NhsState>) -> Rung {
+    if let Some(rung) = below(ground) {
+        return rung;
+    }
+    match path {
+        Path::Clear => {}
+        Path::NameUnresolved(name) => {
+            return Rung::at(
+                State::Intf,
+                "NameNotResolved",
+                format!("the hub's name {name} has no address: check DNS on this node"),
+            );
+        }
+        Path::NoRoute(nbma) => {
+            return Rung::at(
+                State::Intf,
+                "NoRouteToHub",
+                format!(
+                    "no valid route to the hub's NBMA address {nbma}: add a route or a default route on the underlay"
+                ),
+            );
+        }
+        Path::Recursive(nbma) => {
+            return Rung::at(
+                State::Intf,
+                "RecursiveRouting",
+                format!(
+                    "the hub's NBMA address {nbma} is routed through the tunnel itself: withdraw the overlay route that \
+                     covers it, or give it a more specific route on the underlay"
+                ),
+            );
+        }
+    }
+    let Some(nhs) = nhs else {
+        return Rung::at(State::Nhrp, "Starting", "NHRP has not started yet");
+    };
+    match nhs.phase {
+        NhsPhase::Responding => Rung::up(),
+        NhsPhase::Expecting | NhsPhase::Down => {
+            let reason = if nhs.reason_code.is_empty() { "Registering" } else { &nhs.reason_code };
+            let message =
+                if nhs.reason.is_empty() { "registration sent, no answer yet" } else { &nhs.reason };
+            Rung::at(State::Nhrp, reason, message)
+        }
+    }
+}
+
+/// The tunnel as a whole: the worst of its hubs; without hubs (an NHS) its own ground alone.
+pub fn tunnel(ground: &Ground, hubs: &[Rung]) -> Rung {
+    if let Some(rung) = below(ground) {
+        return rung;
+    }
+    hubs.iter().min_by_key(|r| r.state).cloned().unwrap_or_else(Rung::up)
+}
+
+fn below(ground: &Ground) -> Option<Rung> {
+    if ground.suspended {
+        let message = "spec.suspend is true: set it to false to bring the tunnel up";
+        return Some(Rung::at(State::AdminDown, "Suspended", message));
+    }
+    ground.trouble.as_ref().map(|t| Rung::at(State::Intf, t.reason, t.message.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nhs(phase: NhsPhase, code: &str) -> NhsState {
+        NhsState {
+            name: "hub1".into(),
+            overlay: None,
+            nbma: None,
+            priority: 0,
+            phase,
+            reason: String::new(),
+            reason_code: code.into(),
+            since_ms: 0,
+            public_nbma: None,
+            requests_sent: 0,
+            requests_failed: 0,
+            replies_received: 0,
+            last_reply_ms: None,
+            request_id: 0,
+        }
+    }
+
+    #[test]
+    fn climbs_in_order() {
+        let down = Ground { suspended: false, trouble: Some(Trouble::new("InterfaceDown", "eth0 is down")) };
+        let well = Ground::default();
+        let nbma: IpAddr = "192.0.2.2".parse().expect("address");
+        let up = nhs(NhsPhase::Responding, "");
+        let cases = [
+            (&down, Path::Clear, Some(&up), State::Intf, "InterfaceDown"),
+            (&well, Path::NoRoute(nbma), Some(&up), State::Intf, "NoRouteToHub"),
+            (&well, Path::Recursive(nbma), Some(&up), State::Intf, "RecursiveRouting"),
+            (&well, Path::Clear, None, State::Nhrp, "Starting"),
+            (&well, Path::Clear, Some(&up), State::Up, ""),
+        ];
+        for (ground, path, nhs, state, reason) in cases {
+            let rung = hub(ground, &path, nhs);
+            assert_eq!((rung.state, rung.reason.as_str()), (state, reason), "{path:?}");
+            assert_eq!(rung.message.is_empty(), state == State::Up, "every state but Up has a message");
+        }
+        let refused = nhs_with("AddressTaken");
+        assert_eq!(hub(&well, &Path::Clear, Some(&refused)).reason, "AddressTaken");
+    }
+
+    fn nhs_with(code: &str) -> NhsState {
+        nhs(NhsPhase::Expecting, code)
+    }
+
+    #[test]
+    fn tunnel_is_the_worst_hub_and_a_hub_stands_alone() {
+        let well = Ground::default();
+        let waiting = Rung::at(State::Nhrp, "NoAnswer", "x");
+        assert_eq!(tunnel(&well, &[Rung::up(), waiting.clone()]), waiting);
+        assert_eq!(tunnel(&well, &[]), Rung::up());
+        let suspended = Ground { suspended: true, trouble: None };
+        assert_eq!(tunnel(&suspended, &[Rung::up()]).state, State::AdminDown);
+    }
+}

@@ -1,0 +1,79 @@
+//! Endpoint → configuration of the NHRP engine.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crds::endpoint::{DmvpnEndpointSpec, Role};
+use crds::network::{Phase, UniquenessPolicy};
+use ipnet::IpNet;
+
+/// What the endpoint's spec does not say by itself: found out by the agent.
+#[derive(Clone, Debug, Default)]
+pub struct NhrpFacts {
+    /// Index of the tunnel link, 0 while there is none.
+    pub link: u32,
+    /// Underlay address of the tunnel; `None`: it has none, or the link is down.
+    pub nbma: Option<IpAddr>,
+    /// Host names of hubs → addresses.
+    pub names: BTreeMap<String, Vec<IpAddr>>,
+    /// Passwords, in the order of the references.
+    pub passwords: Vec<Vec<u8>>,
+}
+
+/// The engine's configuration.
+pub fn nhrp_config(spec: &DmvpnEndpointSpec, facts: &NhrpFacts) -> nhrp::Config {
+    let subnets = spec.subnets.iter().map(|s| s.advertise_as.as_ref().unwrap_or(&s.cidr).0).collect();
+    let nhs = spec.nhs.iter().map(|hub| nhrp::Nhs {
+        name: hub.name.clone(),
+        overlay: hub.overlay_addresses.clone(),
+        nbma: hub.nbma.iter().flat_map(|n| nbma_addresses(n, &facts.names)).collect(),
+        priority: hub.priority,
+    });
+    let statics = spec.nhrp.static_mappings.iter().map(|m| nhrp::StaticBinding {
+        overlay: m.overlay_address,
+        nbma: m.nbma_address,
+        prefixes: prefixes(&m.subnets),
+    });
+    let external = spec.external.iter().map(|e| nhrp::External {
+        name: e.name.clone(),
+        overlay: e.overlay_addresses.clone(),
+        prefixes: prefixes(&e.subnets),
+    });
+    nhrp::Config {
+        link: nhrp::LinkId(facts.link),
+        nbma: facts.nbma,
+        phase: match spec.phase {
+            Phase::Phase1 => nhrp::Phase::One,
+            Phase::Phase2 => nhrp::Phase::Two,
+            Phase::Phase3 => nhrp::Phase::Three,
+        },
+        server: spec.role != Role::Spoke,
+        local: spec.addresses.iter().map(|a| a.address).collect(),
+        overlay: prefixes(&spec.overlay),
+        subnets,
+        nhs: nhs.collect(),
+        statics: statics.collect(),
+        external: external.collect(),
+        holding_time: spec.nhrp.hold_time_seconds,
+        registration_interval: spec.nhrp.registration_interval_seconds,
+        unique: spec.nhrp.registration_unique,
+        uniqueness: match spec.nhrp.uniqueness_policy {
+            UniquenessPolicy::Identity => nhrp::Uniqueness::Identity,
+            UniquenessPolicy::Nbma => nhrp::Uniqueness::Nbma,
+            UniquenessPolicy::None => nhrp::Uniqueness::None,
+        },
+        authentication: facts.passwords.clone(),
+        mtu: spec.tunnel.mtu,
+    }
+}
+
+fn prefixes(list: &[crds::net::Cidr]) -> Vec<IpNet> {
+    list.iter().map(|c| c.0).collect()
+}
+
+/// Addresses of a hub's `nbma` entry.
+pub fn nbma_addresses(nbma: &crds::network::Nbma, names: &BTreeMap<String, Vec<IpAddr>>) -> Vec<IpAddr> {
+    let literal = nbma.address.as_deref().and_then(|a| a.parse().ok());
+    let named = nbma.hostname.as_ref().and_then(|h| names.get(h));
+    literal.into_iter().chain(named.into_iter().flatten().copied()).collect()
+}

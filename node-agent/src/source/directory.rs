@@ -1,0 +1,292 @@
+//! A directory of YAML files as source: the same kinds that one applies to a cluster, Secrets included.
+//!
+//! Read when it changes (inotify, and every [`PATROL`] whatever inotify says), compiled with the operator's own code.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use compile::{Allocated, Inputs, NodeFacts};
+use notify::Watcher;
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+use view::Problem;
+
+use super::last_good::LastGood;
+use super::{Desired, DesiredEndpoint};
+
+/// Changes are gathered for this long: editors and `cp` make several.
+const SETTLE: Duration = Duration::from_millis(50);
+/// Without any event the directory is read again this often.
+const PATROL: Duration = Duration::from_secs(5);
+/// Key of a Secret's data where the reference names none.
+const PASSWORD_KEY: &str = "password";
+/// Files larger than this are refused.
+const MAX_FILE: u64 = 8 << 20;
+
+/// What the source needs to know.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The directory.
+    pub dir: PathBuf,
+    /// This node's name.
+    pub node: String,
+    /// This node's labels.
+    pub labels: BTreeMap<String, String>,
+    /// Where allocated addresses are kept.
+    pub state_dir: PathBuf,
+}
+
+/// Reads the directory once and then whenever it changes.
+///
+/// # Errors
+/// When the directory cannot be read or watched at the start.
+pub fn watch(options: Options) -> anyhow::Result<watch::Receiver<Arc<Desired>>> {
+    let (to_task, mut changes) = mpsc::channel(1);
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Our own reading is an access, not a change.
+        if !matches!(&event, Ok(e) if e.kind.is_access()) {
+            let _ = to_task.try_send(());
+        }
+    })
+    .context("file watch (inotify)")?;
+    watcher
+        .watch(&options.dir, notify::RecursiveMode::NonRecursive)
+        .with_context(|| format!("--manifests {}: cannot be watched", options.dir.display()))?;
+    let mut reader = Reader::new(options);
+    let (sender, receiver) = watch::channel(Arc::new(reader.read()));
+    tokio::spawn(async move {
+        // Dropped with the task: events end then.
+        let _watcher = watcher;
+        loop {
+            tokio::select! {
+                changed = changes.recv() => {
+                    if changed.is_none() {
+                        return;
+                    }
+                    tokio::time::sleep(SETTLE).await;
+                    while changes.try_recv().is_ok() {}
+                }
+                () = tokio::time::sleep(PATROL) => {}
+            }
+            let desired = reader.read();
+            let changed = |old: &mut Arc<Desired>| {
+                let differs = **old != desired;
+                if differs {
+                    *old = Arc::new(desired);
+                }
+                differs
+            };
+            sender.send_if_modified(changed);
+            if sender.is_closed() {
+                return;
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+/// Reads and compiles, remembering what worked last.
+#[derive(Debug)]
+pub struct Reader {
+    options: Options,
+    last: LastGood,
+    endpoints: BTreeMap<String, DesiredEndpoint>,
+    problems: Vec<Problem>,
+    allocated: Vec<Allocated>,
+}
+
+impl Reader {
+    /// A reader that knows nothing but the addresses allocated earlier.
+    pub fn new(options: Options) -> Self {
+        let allocated = load_allocated(&options.state_dir);
+        let last = LastGood::default();
+        Self { options, last, endpoints: BTreeMap::new(), problems: Vec::new(), allocated }
+    }
+
+    /// Reads the directory.
+    pub fn read(&mut self) -> Desired {
+        let files = match read_files(&self.options.dir) {
+            Ok(files) => files,
+            Err(message) => {
+                let dir = self.options.dir.display().to_string();
+                let problem = problem(dir, "", "DirectoryUnreadable", message);
+                return self.finish(vec![problem], None);
+            }
+        };
+        let (mut objects, mut problems) = self.last.merge(files);
+        let mut compiled = self.compile(&objects);
+        let refused_now = refused(&compiled);
+        problems.extend(findings(&compiled));
+        if self.last.substitute(&mut objects, &refused_now) {
+            compiled = self.compile(&objects);
+        }
+        self.last.accept(&objects, &refused(&compiled));
+        if compiled.allocations != self.allocated {
+            self.allocated.clone_from(&compiled.allocations);
+            save_allocated(&self.options.state_dir, &self.allocated);
+        }
+        let mut endpoints = BTreeMap::new();
+        for endpoint in compiled.endpoints.into_iter().filter(|e| e.spec.node_name == self.options.node) {
+            let network = endpoint.spec.network.clone();
+            match passwords(&endpoint.spec, &objects.secrets) {
+                Ok(passwords) => {
+                    endpoints.insert(network, DesiredEndpoint { spec: endpoint.spec, passwords });
+                }
+                Err(missing) => {
+                    problems.push(missing);
+                    // Without its password the new endpoint would be refused everywhere: the old one stays.
+                    if let Some(old) = self.endpoints.get(&network) {
+                        endpoints.insert(network, old.clone());
+                    }
+                }
+            }
+        }
+        self.finish(problems, Some(endpoints))
+    }
+
+    fn finish(
+        &mut self,
+        mut problems: Vec<Problem>,
+        endpoints: Option<BTreeMap<String, DesiredEndpoint>>,
+    ) -> Desired {
+        problems.dedup();
+        if problems != self.problems {
+            for p in problems.iter().filter(|p| !self.problems.contains(p)) {
+                warn!(object = p.object, field = p.field, reason = p.reason, "{}", p.message);
+            }
+            if problems.is_empty() {
+                info!("all configuration is good again");
+            }
+            self.problems.clone_from(&problems);
+        }
+        if let Some(endpoints) = endpoints {
+            self.endpoints = endpoints;
+        }
+        Desired { endpoints: self.endpoints.values().cloned().collect(), problems }
+    }
+
+    fn compile(&self, objects: &super::last_good::Objects) -> compile::Compiled {
+        let node = NodeFacts {
+            name: self.options.node.clone(),
+            labels: self.options.labels.clone(),
+            ready: true,
+            ..NodeFacts::default()
+        };
+        compile::compile(&Inputs {
+            networks: objects.networks.values().map(|(_, n)| n.clone()).collect(),
+            spokes: objects.spokes.values().map(|(_, s)| s.clone()).collect(),
+            nodes: vec![node],
+            addresses: self.allocated.clone(),
+        })
+    }
+}
+
+/// Files ending in .yaml or .yml, by name. Unreadable ones carry the error.
+fn read_files(dir: &Path) -> Result<BTreeMap<String, Result<String, String>>, String> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(dir)
+        .map_err(|e| format!("cannot be read ({e}): the last good configuration stays"))?
+    {
+        let entry = entry.map_err(|e| e.to_string())?;
+        let path = entry.path();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let yaml = path.extension().is_some_and(|e| e == "yaml" || e == "yml");
+        if !yaml || name.starts_with('.') {
+            continue;
+        }
+        // Follows links: a mounted ConfigMap or Secret is made of them.
+        let text = match std::fs::metadata(&path) {
+            Ok(m) if !m.is_file() => continue,
+            Ok(m) if m.len() > MAX_FILE => Err(format!("larger than {MAX_FILE} bytes: split it")),
+            Ok(_) => std::fs::read_to_string(&path).map_err(|e| e.to_string()),
+            // Removed between listing and reading.
+            Err(_) => continue,
+        };
+        files.insert(name, text);
+    }
+    Ok(files)
+}
+
+/// What was not accepted, as `Kind/name`.
+fn refused(compiled: &compile::Compiled) -> BTreeSet<String> {
+    let bad = compiled.conditions.iter().filter(|c| !c.accepted());
+    bad.map(|c| format!("{}/{}", c.kind, c.name)).collect()
+}
+
+/// What compile found wrong; what only waits (a site that is elsewhere) is not.
+fn findings(compiled: &compile::Compiled) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for object in &compiled.conditions {
+        let name = format!("{}/{}", object.kind, object.name);
+        let faults = object.faults();
+        problems.extend(
+            faults.map(|f| problem(name.clone(), &f.field, &f.reason.to_string(), f.message.clone())),
+        );
+    }
+    problems
+}
+
+pub(super) fn problem(object: String, field: &str, reason: &str, message: impl Into<String>) -> Problem {
+    Problem { object, field: field.to_owned(), reason: reason.to_owned(), message: message.into() }
+}
+
+/// Passwords of an endpoint, in the order of its references.
+fn passwords(
+    spec: &crds::endpoint::DmvpnEndpointSpec,
+    secrets: &BTreeMap<String, super::last_good::SecretData>,
+) -> Result<Vec<Vec<u8>>, Problem> {
+    let mut passwords = Vec::new();
+    for (index, reference) in spec.nhrp.authentication_secret_refs.iter().enumerate() {
+        let object = format!("DmvpnNetwork/{}", spec.network);
+        let field = format!("spec.nhrp.authenticationSecretRefs[{index}]");
+        let name = &reference.name;
+        let key = reference.key.as_deref().unwrap_or(PASSWORD_KEY);
+        let Some(secret) = secrets.get(name) else {
+            let message =
+                format!("Secret {name} is not there: add it (its label dmvpn.io/network: {})", spec.network);
+            return Err(problem(object, &field, "SecretMissing", message));
+        };
+        if secret.network.as_deref() != Some(spec.network.as_str()) {
+            let message = format!(
+                "Secret {name} lacks the label dmvpn.io/network: {}, without which it is not used",
+                spec.network
+            );
+            return Err(problem(object, &field, "SecretNotLabelled", message));
+        }
+        let Some(value) = secret.data.get(key).filter(|v| !v.is_empty()) else {
+            let message = format!("Secret {name} has no key {key}: put the password there");
+            return Err(problem(object, &field, "SecretKeyMissing", message));
+        };
+        passwords.push(value.clone());
+    }
+    Ok(passwords)
+}
+
+fn allocated_path(dir: &Path) -> PathBuf {
+    dir.join("addresses.json")
+}
+
+fn load_allocated(dir: &Path) -> Vec<Allocated> {
+    let path = allocated_path(dir);
+    let Ok(bytes) = std::fs::read(&path) else { return Vec::new() };
+    serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+        warn!(path = %path.display(), %error, "allocated addresses cannot be decoded: addresses may change");
+        Vec::new()
+    })
+}
+
+fn save_allocated(dir: &Path, allocated: &[Allocated]) {
+    let path = allocated_path(dir);
+    let write = || -> std::io::Result<()> {
+        std::fs::create_dir_all(dir)?;
+        let temporary = path.with_extension("json.new");
+        std::fs::write(&temporary, serde_json::to_vec_pretty(allocated)?)?;
+        std::fs::rename(&temporary, &path)
+    };
+    if let Err(error) = write() {
+        warn!(path = %path.display(), %error, "allocated addresses not kept: they may change with the next start");
+    }
+}

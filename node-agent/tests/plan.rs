@@ -1,0 +1,316 @@
+//! Plan and diff against a model kernel: whatever the kernel looks like, one diff makes it equal to the plan, a second
+//! one finds nothing, and nothing foreign is touched.
+
+use std::net::IpAddr;
+
+use crds::endpoint::DmvpnEndpointSpec;
+use dataplane::model::{Address, GreLink, Link, Neighbour, Observed, Op, Route, Target};
+use ipnet::IpNet;
+use nhrp::{LinkId, Output, RouteKind};
+use node_agent::plan::diff::{self, LinkStep};
+use node_agent::plan::{Wanted, adopt};
+
+const LINK: u32 = 7;
+
+fn net(text: &str) -> IpNet {
+    text.parse().expect("prefix")
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("address")
+}
+
+fn spec() -> DmvpnEndpointSpec {
+    let json = serde_json::json!({
+        "network": "branches", "nodeName": "branch-a", "desired": "Present", "role": "Spoke", "phase": "Phase3",
+        "overlay": ["10.255.0.0/16"],
+        "addresses": [{"address": "10.255.0.11", "owner": "branch-a"}],
+        "subnets": [{"cidr": "10.1.0.0/24", "owner": "branch-a"}],
+        "tunnel": {
+            "interfaceName": "dm-branches", "source": {"from": "DefaultRoute"}, "underlayFamily": "IPv4", "key": 100,
+            "mtuPolicy": "Fixed", "mtu": 1400, "tcpMssPolicy": "Clamp", "ttl": 255, "dscpPolicy": "Copy",
+            "interfaceState": "Always"
+        },
+        "nhrp": {
+            "mode": "Enabled", "networkId": 100, "holdTimeSeconds": 600, "uniquenessPolicy": "Identity",
+            "registrationUnique": true
+        },
+        "nhs": [{"name": "hub1", "priority": 0, "cluster": 0, "overlayAddresses": ["10.255.0.1"],
+                 "nbma": [{"address": "192.0.2.2"}]}],
+        "routing": {"protocol": "NHRP", "metric": 100}
+    });
+    serde_json::from_value(json).expect("endpoint spec")
+}
+
+fn wanted() -> Wanted {
+    let mut wanted = Wanted::new(&spec(), ip("198.51.100.2"));
+    wanted.set_gateway(&[net("10.255.0.0/16")], &[ip("10.255.0.1")]);
+    for output in outputs() {
+        wanted.learn(&output, LINK);
+    }
+    wanted
+}
+
+fn outputs() -> Vec<Output> {
+    let link = LinkId(LINK);
+    let route = |prefix: &str, via: &str, kind| Output::InstallRoute {
+        link,
+        prefix: net(prefix),
+        via: ip(via),
+        kind,
+    };
+    vec![
+        Output::InstallNeighbour { link, overlay: ip("10.255.0.1"), nbma: ip("192.0.2.2") },
+        route("10.255.0.1/32", "10.255.0.1", RouteKind::Host),
+        route("10.2.0.0/24", "10.255.0.1", RouteKind::Announced),
+        Output::InstallNeighbour { link, overlay: ip("10.255.0.12"), nbma: ip("203.0.113.2") },
+        route("10.255.0.12/32", "10.255.0.12", RouteKind::Host),
+        route("10.2.0.0/24", "10.255.0.12", RouteKind::Shortcut),
+    ]
+}
+
+/// A kernel that obeys: enough of one to see where a list of changes leads.
+struct Model(Observed);
+
+impl Model {
+    fn apply(&mut self, ops: &[Op]) {
+        let kernel = &mut self.0;
+        for op in ops {
+            match op {
+                Op::CreateGre(gre) => kernel.links.push(link(LINK, gre)),
+                Op::ChangeGre { index, link: gre } => {
+                    kernel.links.retain(|l| l.index != *index);
+                    kernel.links.push(link(*index, gre));
+                }
+                Op::DeleteLink { index } => {
+                    kernel.links.retain(|l| l.index != *index);
+                    kernel.addresses.retain(|a| a.link != *index);
+                    kernel.neighbours.retain(|n| n.link != *index);
+                    kernel
+                        .routes
+                        .retain(|r| !matches!(r.target, Target::Link { link, .. } if link == *index));
+                }
+                Op::AddAddress(a) => kernel.addresses.push(a.clone()),
+                Op::DeleteAddress(a) => kernel.addresses.retain(|b| b != a),
+                Op::PutRoute(r) => {
+                    if let Target::Link { link, via: Some(via) } = r.target {
+                        let known = kernel.neighbours.iter().any(|n| n.link == link && n.overlay == via);
+                        assert!(known, "route {r:?} before its next hop's neighbour");
+                    }
+                    let key = |r: &Route| (r.prefix, r.table, r.metric);
+                    kernel.routes.retain(|old| key(old) != key(r));
+                    kernel.routes.push(r.clone());
+                }
+                Op::DeleteRoute(r) => kernel.routes.retain(|old| old != r),
+                Op::PutNeighbour(n) => {
+                    kernel.neighbours.retain(|o| (o.link, o.overlay) != (n.link, n.overlay));
+                    kernel.neighbours.push(n.clone());
+                }
+                Op::DeleteNeighbour { link, overlay } => {
+                    let used = kernel.routes.iter().any(
+                        |r| matches!(r.target, Target::Link { link: l, via: Some(v) } if l == *link && v == *overlay),
+                    );
+                    assert!(!used, "neighbour {overlay} removed while a route uses it");
+                    kernel.neighbours.retain(|o| (o.link, o.overlay) != (*link, *overlay));
+                }
+            }
+        }
+    }
+}
+
+fn link(index: u32, gre: &GreLink) -> Link {
+    Link {
+        index,
+        name: gre.name.clone(),
+        kind: "gre".into(),
+        alias: gre.alias.clone(),
+        up: gre.up,
+        carrier: true,
+        noarp: false,
+        mtu: gre.mtu,
+        master: 0,
+        gre: Some(gre.clone()),
+    }
+}
+
+fn foreign() -> Observed {
+    let eth = Link {
+        index: 2,
+        name: "eth0".into(),
+        kind: String::new(),
+        alias: String::new(),
+        up: true,
+        carrier: true,
+        noarp: false,
+        mtu: 1500,
+        master: 0,
+        gre: None,
+    };
+    Observed {
+        links: vec![eth],
+        addresses: vec![Address { link: 2, address: net("198.51.100.2/30") }],
+        ..Observed::default()
+    }
+}
+
+#[test]
+fn from_nothing_and_again() {
+    let wanted = wanted();
+    let mut kernel = Model(foreign());
+    assert_eq!(diff::link_step(&wanted.link, &kernel.0), LinkStep::Create);
+    kernel.apply(&[Op::CreateGre(wanted.link.clone())]);
+    kernel.apply(&diff::changes(&wanted, LINK, &kernel.0.clone()));
+    assert_eq!(diff::link_step(&wanted.link, &kernel.0), LinkStep::Keep(LINK));
+    assert_eq!(diff::changes(&wanted, LINK, &kernel.0), Vec::new(), "a second comparison finds nothing");
+    assert!(diff::stale(&[&wanted], &kernel.0).is_empty());
+    // Direct beats the hub: the shortcut's metric is the lower one.
+    let metric = |via: &str| {
+        let target = Target::Link { link: LINK, via: Some(ip(via)) };
+        kernel
+            .0
+            .routes
+            .iter()
+            .find(|r| r.prefix == net("10.2.0.0/24") && r.target == target)
+            .map(|r| r.metric)
+    };
+    assert!(metric("10.255.0.12").expect("shortcut") < metric("10.255.0.1").expect("by the hub"));
+}
+
+#[test]
+fn outputs_as_they_come_equal_the_diff() {
+    let mut one = Model(foreign());
+    let mut wanted = Wanted::new(&spec(), ip("198.51.100.2"));
+    one.apply(&[Op::CreateGre(wanted.link.clone())]);
+    one.apply(&diff::changes(&wanted, LINK, &one.0.clone()));
+    for output in outputs() {
+        let op = wanted.learn(&output, LINK).expect("every output is a change");
+        one.apply(&[op]);
+    }
+    assert_eq!(diff::changes(&wanted, LINK, &one.0), Vec::new());
+    // And back: removal in the engine's order leaves only the fixed part.
+    for output in outputs().into_iter().rev() {
+        let back = match output {
+            Output::InstallNeighbour { link, overlay, .. } => Output::RemoveNeighbour { link, overlay },
+            Output::InstallRoute { link, prefix, kind, .. } => Output::RemoveRoute { link, prefix, kind },
+            other => other,
+        };
+        let op = wanted.learn(&back, LINK).expect("every removal is a change");
+        one.apply(&[op]);
+    }
+    assert!(wanted.learned.is_empty() && wanted.neighbours.is_empty());
+    assert_eq!(diff::changes(&wanted, LINK, &one.0), Vec::new());
+}
+
+#[test]
+fn drift_heals_whatever_is_taken() {
+    let wanted = wanted();
+    let mut whole = Model(foreign());
+    whole.apply(&[Op::CreateGre(wanted.link.clone())]);
+    whole.apply(&diff::changes(&wanted, LINK, &whole.0.clone()));
+    let sorted = |o: &Observed| {
+        let mut o = o.clone();
+        o.routes.sort();
+        o.neighbours.sort();
+        o.addresses.sort();
+        o
+    };
+    let goal = sorted(&whole.0);
+    let pieces = goal.routes.len() + goal.neighbours.len();
+    // Every subset of what can be deleted, as bits.
+    for mask in 0_u32..1 << pieces {
+        let mut broken = Model(goal.clone());
+        let mut bit = 0;
+        let mut gone = || {
+            bit += 1;
+            mask >> (bit - 1) & 1 == 1
+        };
+        broken.0.routes.retain(|_| !gone());
+        broken.0.neighbours.retain(|_| !gone());
+        let ops = diff::changes(&wanted, LINK, &broken.0.clone());
+        assert_eq!(ops.len(), mask.count_ones() as usize, "one change for each piece, {mask:b}");
+        broken.apply(&ops);
+        assert_eq!(sorted(&broken.0), goal, "{mask:b}");
+    }
+}
+
+#[test]
+fn strangers_are_left_alone() {
+    let wanted = wanted();
+    let mut kernel = foreign();
+    let other = GreLink { name: "gre1".into(), alias: "somebody".into(), ..wanted.link.clone() };
+    kernel.links.push(link(9, &other));
+    kernel.neighbours.push(Neighbour { link: 9, overlay: ip("10.9.9.9"), nbma: ip("192.0.2.9") });
+    kernel.routes.push(Route {
+        prefix: net("10.9.0.0/16"),
+        table: 254,
+        metric: 1,
+        target: Target::Link { link: 9, via: None },
+        source: None,
+    });
+    assert!(diff::stale(&[], &kernel).is_empty(), "a foreign link and its routes are not stale");
+    let ops = diff::changes(&wanted, LINK, &kernel);
+    let touches_9 = |op: &Op| format!("{op:?}").contains("link: 9");
+    assert!(!ops.iter().any(touches_9), "{ops:?}");
+    // A foreign link with our name is never taken over.
+    let same_name = GreLink { alias: String::new(), ..wanted.link.clone() };
+    kernel.links.push(link(11, &same_name));
+    assert_eq!(diff::link_step(&wanted.link, &kernel), LinkStep::NameTaken(11));
+}
+
+#[test]
+fn links_are_changed_in_place_or_replaced() {
+    let wanted = wanted();
+    let observed = |gre: GreLink| {
+        let mut kernel = foreign();
+        kernel.links.push(link(LINK, &gre));
+        kernel
+    };
+    let moved = GreLink { local: ip("198.51.100.66"), ..wanted.link.clone() };
+    assert_eq!(diff::link_step(&wanted.link, &observed(moved)), LinkStep::Change(LINK));
+    let other_key = GreLink { key: Some(7), ..wanted.link.clone() };
+    assert_eq!(diff::link_step(&wanted.link, &observed(other_key)), LinkStep::Change(LINK));
+    let p2p = GreLink { remote: Some(ip("192.0.2.2")), ..wanted.link.clone() };
+    assert_eq!(diff::link_step(&wanted.link, &observed(p2p)), LinkStep::Replace(LINK));
+    let renamed = GreLink { name: "old".into(), ..wanted.link.clone() };
+    assert_eq!(diff::link_step(&wanted.link, &observed(renamed)), LinkStep::Replace(LINK));
+}
+
+#[test]
+fn stale_links_and_last_resorts_go() {
+    let wanted = wanted();
+    let mut kernel = foreign();
+    let old = GreLink { name: "dm-old".into(), alias: "dmvpn.io/old".into(), ..wanted.link.clone() };
+    kernel.links.push(link(12, &old));
+    let unreachable = |prefix: &str| Route {
+        prefix: net(prefix),
+        table: 254,
+        metric: 65_535,
+        target: Target::Unreachable,
+        source: None,
+    };
+    kernel.routes.push(unreachable("10.250.0.0/16"));
+    kernel.routes.push(unreachable("10.255.0.0/16"));
+    let ops = diff::stale(&[&wanted], &kernel);
+    assert_eq!(ops, [Op::DeleteLink { index: 12 }, Op::DeleteRoute(unreachable("10.250.0.0/16"))]);
+}
+
+#[test]
+fn a_hub_takes_back_from_the_kernel_what_the_snapshot_lacks() {
+    let wanted = wanted();
+    let mut kernel = Model(foreign());
+    kernel.apply(&[
+        Op::PutNeighbour(Neighbour { link: LINK, overlay: ip("10.255.0.13"), nbma: ip("198.18.0.2") }),
+        Op::PutRoute(Route {
+            prefix: net("10.3.0.0/24"),
+            table: 254,
+            metric: wanted.metrics.of(RouteKind::Registered),
+            target: Target::Link { link: LINK, via: Some(ip("10.255.0.13")) },
+            source: None,
+        }),
+    ]);
+    let snapshot = adopt::fill(nhrp::Snapshot::default(), LINK, &kernel.0, wanted.metrics, 600);
+    let [binding] = snapshot.bindings.as_slice() else { panic!("one binding: {snapshot:?}") };
+    assert_eq!((binding.overlay, binding.nbma), (ip("10.255.0.13"), ip("198.18.0.2")));
+    assert_eq!(binding.prefixes, [net("10.3.0.0/24")]);
+    assert_eq!(binding.expires_ms, Some(600_000));
+}
