@@ -128,6 +128,15 @@ fn resolution_replies() {
     assert_eq!(dropped(&sim, A, DropReason::Unsolicited), 3);
 }
 
+/// An answer never moves what is configured: who claims the hub's own address gets nothing for it.
+#[test]
+fn replies_do_not_outrank_the_configuration() {
+    let (mut sim, id) = asking(62);
+    sim.inject(nbma(MALLORY), A, &reply(id, egress(1, MALLORY, 24)));
+    assert_eq!(sim.nodes[A].neighbours[&overlay(1)], nbma(1));
+    assert!(!sim.nodes[A].neighbours.values().any(|at| *at == nbma(MALLORY)));
+}
+
 #[test]
 fn replies_that_make_no_sense_stay_on_the_hub() {
     for (what, cie) in [
