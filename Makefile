@@ -33,7 +33,7 @@ test:
 	@$(STAGE) format cargo fmt --all --check
 	@$(STAGE) lints cargo clippy --workspace --all-targets -- -D warnings
 	@$(STAGE) licences cargo deny --offline check bans licenses sources
-	@$(STAGE) generated-files cargo run -q -p crds --bin crdgen -- --check
+	@$(STAGE) generated-files cargo run -q -p crds --bin crdgen -- --check .
 	@$(STAGE) tests cargo nextest run --workspace --profile $(PROFILE)
 	@$(STAGE) summary
 

@@ -9,6 +9,7 @@
 
 pub mod bounds;
 pub mod conditions;
+pub mod docs;
 pub mod endpoint;
 pub mod net;
 pub mod network;

@@ -83,14 +83,26 @@ reasons! {
     SettingConflict: "Two settings of the object contradict each other.", "See the message.";
     PeerAddressMissing: "A point-to-point tunnel does not know its other end.",
         "Add the hub's nbma, or on the hub exactly one nhrp.staticMappings entry.";
-    CredentialsMissing: "A Secret, or a key in it, is missing.",
-        "Create it with the label dmvpn.io/network and the key that the message names.";
-    UnderlayInterfaceMissing: "The tunnel source's interface does not exist.", "Correct tunnelSource.interface.";
-    UnderlayInterfaceDown: "The tunnel source's interface is down.", "Bring the interface up.";
-    UnderlayAddressMissing: "The tunnel source has no address.", "Give the interface an address, or wait for DHCP.";
-    LinkNameTaken: "An interface of that name exists and is not ours.", "Use another tunnel.interfaceName.";
-    KernelUnsupported: "The kernel cannot make the link.", "Load or build ip_gre.";
-    KernelError: "The kernel refused a change.", "See the message; the change is tried again.";
+    SecretMissing: "A Secret that is referred to is not there.", "Create it, with the label dmvpn.io/network.";
+    SecretNotLabelled: "A Secret lacks the label dmvpn.io/network of the network.", "Add the label.";
+    SecretKeyMissing: "A Secret has no value under the key.", "Add the key that the message names.";
+    NotYaml: "A file is no YAML.", "Correct the line that the message names; the last good content stays in force.";
+    FileUnreadable: "A file cannot be read.", "Correct its permissions or size; the last good content stays in force.";
+    DirectoryUnreadable: "The directory of manifests cannot be read.",
+        "Restore it; the last good configuration stays in force.";
+    Duplicate: "Two files hold an object of the same kind and name.", "Remove one; the first by file name counts.";
+    Starting: "The agent has not looked at everything yet.", "Wait.";
+    InterfaceMissing: "The tunnel source's interface does not exist.", "Correct tunnelSource.interface.";
+    InterfaceDown: "The tunnel source's interface is down.", "Bring the interface up.";
+    InterfaceNoCarrier: "The tunnel source's interface has no carrier.", "Check the cable or the other end.";
+    InterfaceHasNoAddress: "The tunnel source's interface has no address.", "Give it one, or wait for DHCP.";
+    SourceAddressInvalid: "The tunnel source is no IP address.", "Correct tunnelSource.address.";
+    SourceAddressMissing: "The tunnel source address is on no interface of the node.",
+        "Add it, or correct tunnelSource.address.";
+    NoDefaultRoute: "Neither a route to a hub nor a default route says which address to use.",
+        "Bring the underlay up, or set tunnelSource.interface or tunnelSource.address.";
+    InterfaceNotCreated: "The kernel refused the tunnel interface.",
+        "See the message: ip_gre may be missing, or CAP_NET_ADMIN.";
     NoRouteToHub: "The underlay has no route to the hub's underlay address.", "Correct the underlay's routing.";
     RecursiveRouting: "The hub's underlay address is routed through the tunnel itself.",
         "Do not announce underlay addresses in the overlay.";
@@ -98,11 +110,15 @@ reasons! {
     WaitingForIke: "IKE with the hub is not established.", "Wait; see the message if it lasts.";
     WaitingForIpsec: "The IPsec SA with the hub is not installed.", "Wait; see the message if it lasts.";
     Registering: "A registration is on its way.", "Wait.";
-    RegistrationTimeout: "The hub does not answer registrations.",
+    NoAnswer: "The hub does not answer registrations.",
         "Check that GRE (IP protocol 47) passes, that the key is the same and that the hub runs.";
+    NoNhsAddress: "No underlay address of the hub is known.", "Add nbma to the hub, or check DNS.";
+    NoUnderlayAddress: "The tunnel has no local underlay address.", "Bring the tunnel source up.";
     RegistrationRefused: "The hub refused the registration.", "See the code in the message and the hub's log.";
-    AddressRegisteredElsewhere: "The hub says that somebody else has registered this address (code 14).",
-        "Use another address, or stop the other one.";
+    AdministrativelyProhibited: "The hub does not admit this registration (code 4).",
+        "Use an address within the hub's overlay, and see the hub's registration policy.";
+    InsufficientResources: "The hub's tables are full (code 5).", "Use another hub, or give this one room.";
+    ErrorIndication: "The hub answered with an NHRP error.", "See the code in the message and the hub's log.";
     AuthenticationFailed: "The NHRP password is wrong or missing.", "Use the same authenticationSecretRefs on both.";
     KeyMismatchSuspected: "GRE from the hub arrives with another key.", "Use the same tunnel.key.";
     ForwardingDisabled: "The host does not forward.", "Set net.ipv4.ip_forward and net.ipv6.conf.all.forwarding to 1.";

@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use crds::Reason;
 use nhrp::{NhsPhase, NhsState};
 use view::State;
 
@@ -19,15 +20,15 @@ pub struct Ground {
 /// Why a tunnel cannot start: reason, and cause with cure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
-    /// CamelCase.
-    pub reason: &'static str,
+    /// Reason.
+    pub reason: Reason,
     /// Cause and cure.
     pub message: String,
 }
 
 impl Trouble {
     /// Builds one.
-    pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self { reason, message: message.into() }
     }
 }
@@ -62,8 +63,8 @@ impl Rung {
         Self { state: State::Up, reason: String::new(), message: String::new() }
     }
 
-    fn at(state: State, reason: &str, message: impl Into<String>) -> Self {
-        Self { state, reason: reason.to_owned(), message: message.into() }
+    fn at(state: State, reason: Reason, message: impl Into<String>) -> Self {
+        Self { state, reason: reason.to_string(), message: message.into() }
     }
 }
 
@@ -77,14 +78,14 @@ pub fn hub(ground: &Ground, path: &Path, nhs: Option<&NhsState>) -> Rung {
         Path::NameUnresolved(name) => {
             return Rung::at(
                 State::Intf,
-                "NameNotResolved",
+                Reason::NameNotResolved,
                 format!("the hub's name {name} has no address: check DNS on this node"),
             );
         }
         Path::NoRoute(nbma) => {
             return Rung::at(
                 State::Intf,
-                "NoRouteToHub",
+                Reason::NoRouteToHub,
                 format!(
                     "no valid route to the hub's NBMA address {nbma}: add a route or a default route on the underlay"
                 ),
@@ -93,7 +94,7 @@ pub fn hub(ground: &Ground, path: &Path, nhs: Option<&NhsState>) -> Rung {
         Path::Recursive(nbma) => {
             return Rung::at(
                 State::Intf,
-                "RecursiveRouting",
+                Reason::RecursiveRouting,
                 format!(
                     "the hub's NBMA address {nbma} is routed through the tunnel itself: withdraw the overlay route that \
                      covers it, or give it a more specific route on the underlay"
@@ -102,12 +103,15 @@ pub fn hub(ground: &Ground, path: &Path, nhs: Option<&NhsState>) -> Rung {
         }
     }
     let Some(nhs) = nhs else {
-        return Rung::at(State::Nhrp, "Starting", "NHRP has not started yet");
+        return Rung::at(State::Nhrp, Reason::Starting, "NHRP has not started yet");
     };
     match nhs.phase {
         NhsPhase::Responding => Rung::up(),
         NhsPhase::Expecting | NhsPhase::Down => {
-            let reason = if nhs.reason_code.is_empty() { "Registering" } else { &nhs.reason_code };
+            // A test of the engine's codes keeps the second case away.
+            let reason =
+                if nhs.reason_code.is_empty() { Ok(Reason::Registering) } else { nhs.reason_code.parse() };
+            let reason = reason.unwrap_or(Reason::RegistrationRefused);
             let message =
                 if nhs.reason.is_empty() { "registration sent, no answer yet" } else { &nhs.reason };
             Rung::at(State::Nhrp, reason, message)
@@ -126,7 +130,7 @@ pub fn tunnel(ground: &Ground, hubs: &[Rung]) -> Rung {
 fn below(ground: &Ground) -> Option<Rung> {
     if ground.suspended {
         let message = "spec.suspend is true: set it to false to bring the tunnel up";
-        return Some(Rung::at(State::AdminDown, "Suspended", message));
+        return Some(Rung::at(State::AdminDown, Reason::Suspended, message));
     }
     ground.trouble.as_ref().map(|t| Rung::at(State::Intf, t.reason, t.message.clone()))
 }
@@ -156,7 +160,8 @@ mod tests {
 
     #[test]
     fn climbs_in_order() {
-        let down = Ground { suspended: false, trouble: Some(Trouble::new("InterfaceDown", "eth0 is down")) };
+        let down =
+            Ground { suspended: false, trouble: Some(Trouble::new(Reason::InterfaceDown, "eth0 is down")) };
         let well = Ground::default();
         let nbma: IpAddr = "192.0.2.2".parse().expect("address");
         let up = nhs(NhsPhase::Responding, "");
@@ -180,10 +185,31 @@ mod tests {
         nhs(NhsPhase::Expecting, code)
     }
 
+    /// The codes that the engine's documentation of `NhsState::reason_code` names.
+    #[test]
+    fn every_code_of_the_engine_is_a_documented_reason() {
+        let codes = [
+            "Registering",
+            "NoAnswer",
+            "NoUnderlayAddress",
+            "NoNhsAddress",
+            "AddressTaken",
+            "AdministrativelyProhibited",
+            "InsufficientResources",
+            "RegistrationRefused",
+            "AuthenticationFailed",
+            "ErrorIndication",
+        ];
+        for code in codes {
+            let refused = nhs(NhsPhase::Expecting, code);
+            assert_eq!(hub(&Ground::default(), &Path::Clear, Some(&refused)).reason, code);
+        }
+    }
+
     #[test]
     fn tunnel_is_the_worst_hub_and_a_hub_stands_alone() {
         let well = Ground::default();
-        let waiting = Rung::at(State::Nhrp, "NoAnswer", "x");
+        let waiting = Rung::at(State::Nhrp, Reason::NoAnswer, "x");
         assert_eq!(tunnel(&well, &[Rung::up(), waiting.clone()]), waiting);
         assert_eq!(tunnel(&well, &[]), Rung::up());
         let suspended = Ground { suspended: true, trouble: None };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use crds::Reason;
 use crds::endpoint::DmvpnEndpointSpec;
 use dataplane::model::{Observed, Op};
 use ipnet::IpNet;
@@ -80,7 +81,7 @@ impl Tunnel {
     pub fn new(spec: DmvpnEndpointSpec, passwords: Vec<Vec<u8>>) -> Self {
         let ground = Ground {
             suspended: spec.suspend,
-            trouble: Some(Trouble::new("Starting", "the agent has not looked at the underlay yet")),
+            trouble: Some(Trouble::new(Reason::Starting, "the agent has not looked at the underlay yet")),
         };
         Self {
             spec,
@@ -155,14 +156,14 @@ impl Tunnel {
     }
 
     /// Plans the fixed part for underlay address `local`.
-    pub fn plan(&mut self, local: IpAddr) {
+    pub fn plan(&mut self, local: IpAddr, now: Time) {
         let mut new = Wanted::new(&self.spec, local);
         new.link.up |= self.engine.is_some();
         match &mut self.wanted {
             Some(wanted) => wanted.replace_fixed(new),
             None => self.wanted = Some(new),
         }
-        self.choose_gateway();
+        self.choose_gateway(now);
     }
 
     /// Starts the engine (restored from `snapshot` and the kernel, if there is something) or gives it the changed
@@ -250,7 +251,7 @@ impl Tunnel {
         }
         if hubs_changed {
             let before = wanted.fixed.clone();
-            self.choose_gateway();
+            self.choose_gateway(now);
             if let Some(wanted) = &self.wanted {
                 let differs = |key: &&(IpNet, u32)| wanted.fixed.get(*key) != before.get(*key);
                 let keys: Vec<_> = wanted.fixed.keys().filter(differs).copied().collect();
@@ -263,11 +264,11 @@ impl Tunnel {
     }
 
     /// The hub that the overlay as a whole is routed by: the best that answers, else the best configured.
-    fn choose_gateway(&mut self) {
+    fn choose_gateway(&mut self, now: Time) {
         let Some(wanted) = &mut self.wanted else { return };
         let mut hubs: Vec<_> = self.spec.nhs.iter().collect();
         hubs.sort_by_key(|h| h.priority);
-        let states = self.engine.as_ref().map(|e| e.snapshot(crate::clock::now()).nhs).unwrap_or_default();
+        let states = self.engine.as_ref().map(|e| e.nhs_states(now)).unwrap_or_default();
         let answering =
             hubs.iter().find(|h| states.iter().any(|s| s.name == h.name && s.phase == NhsPhase::Responding));
         let learned = |name: &str| {
@@ -285,7 +286,7 @@ impl Tunnel {
     /// Works out the ladder and notes transitions.
     pub fn stand(&mut self, now: Time) {
         let states = match &self.engine {
-            Some(engine) if !self.spec.nhs.is_empty() => engine.snapshot(now).nhs,
+            Some(engine) if !self.spec.nhs.is_empty() => engine.nhs_states(now),
             _ => Vec::new(),
         };
         let mut rungs = Vec::new();

@@ -163,6 +163,11 @@ fn from_nothing_and_again() {
     assert_eq!(diff::link_step(&wanted.link, &kernel.0), LinkStep::Keep(LINK));
     assert_eq!(diff::changes(&wanted, LINK, &kernel.0), Vec::new(), "a second comparison finds nothing");
     assert!(diff::stale(&[&wanted], &kernel.0).is_empty());
+    for route in &kernel.0.routes {
+        assert!(wanted.has_route(route, LINK), "{route:?}");
+        let elsewhere = Route { metric: route.metric + 7, ..route.clone() };
+        assert!(!wanted.has_route(&elsewhere, LINK), "{elsewhere:?}");
+    }
     // Direct beats the hub: the shortcut's metric is the lower one.
     let metric = |via: &str| {
         let target = Target::Link { link: LINK, via: Some(ip(via)) };

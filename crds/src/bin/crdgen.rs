@@ -1,65 +1,74 @@
-//! `crdgen`: writes the CustomResourceDefinitions.
+//! `crdgen`: writes what is generated from the types: the CustomResourceDefinitions and the reference pages.
 //!
-//! - `crdgen` prints them;
-//! - `crdgen DIR` writes one file each into DIR;
-//! - `crdgen --check DIR` fails if the files there differ from what would be written.
+//! - `crdgen` prints the definitions;
+//! - `crdgen ROOT` writes `charts/dmvpn/crds` and `docs/reference` below ROOT (the repository);
+//! - `crdgen --check ROOT` fails if the files there differ from what would be written, or are too many.
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+const DEFINITIONS: &str = "charts/dmvpn/crds";
+const REFERENCE: &str = "docs/reference";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let files = match crds::schema::files() {
+    let definitions = match crds::schema::files() {
         Ok(files) => files,
         Err(e) => return fail(&format!("cannot write the definitions as YAML: {e}")),
     };
-    match args.as_slice() {
+    let outcome = match args.as_slice() {
         [] => {
-            for (_, text) in files {
+            for (_, text) in definitions {
                 print!("---\n{text}");
             }
-            ExitCode::SUCCESS
+            return ExitCode::SUCCESS;
         }
-        ["--check", dir] => check(Path::new(dir), &files),
-        [dir] if !dir.starts_with('-') => write(Path::new(dir), &files),
-        _ => fail("usage: crdgen [[--check] DIR]"),
+        ["--check", root] => check(&files(Path::new(root), definitions), Path::new(root)),
+        [root] if !root.starts_with('-') => write(&files(Path::new(root), definitions)),
+        _ => return fail("usage: crdgen [[--check] ROOT]"),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => fail(&message),
     }
 }
 
-fn write(dir: &Path, files: &[(String, String)]) -> ExitCode {
-    if let Err(e) = fs::create_dir_all(dir) {
-        return fail(&format!("{}: {e}", dir.display()));
-    }
-    for (name, text) in files {
-        let path = dir.join(name);
-        if let Err(e) = fs::write(&path, text) {
-            return fail(&format!("{}: {e}", path.display()));
-        }
-    }
-    ExitCode::SUCCESS
+fn files(root: &Path, definitions: Vec<(String, String)>) -> BTreeMap<PathBuf, String> {
+    let definitions = definitions.into_iter().map(|(name, text)| (root.join(DEFINITIONS).join(name), text));
+    let pages = crds::docs::pages().into_iter().map(|(name, text)| (root.join(REFERENCE).join(name), text));
+    definitions.chain(pages).collect()
 }
 
-fn check(dir: &Path, files: &[(String, String)]) -> ExitCode {
-    let mut stale = false;
-    for (name, text) in files {
-        let path = dir.join(name);
-        match fs::read_to_string(&path) {
-            Ok(there) if there == *text => {}
-            Ok(_) => {
-                eprintln!("{} differs from the types: run crdgen {}", path.display(), dir.display());
-                stale = true;
-            }
-            Err(e) => {
-                eprintln!("{}: {e}: run crdgen {}", path.display(), dir.display());
-                stale = true;
-            }
+fn write(files: &BTreeMap<PathBuf, String>) -> Result<(), String> {
+    for (path, text) in files {
+        let dir = path.parent().unwrap_or(path);
+        fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+        fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn check(files: &BTreeMap<PathBuf, String>, root: &Path) -> Result<(), String> {
+    let mut stale = Vec::new();
+    for (path, text) in files {
+        if fs::read_to_string(path).ok().as_ref() != Some(text) {
+            stale.push(path.display().to_string());
         }
     }
-    if stale { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    for dir in [DEFINITIONS, REFERENCE] {
+        let entries = fs::read_dir(root.join(dir)).map_err(|e| format!("{dir}: {e}"))?;
+        let extra = entries.filter_map(Result::ok).map(|e| e.path()).filter(|p| !files.contains_key(p));
+        stale.extend(extra.map(|p| format!("{} (not generated any more)", p.display())));
+    }
+    if stale.is_empty() {
+        return Ok(());
+    }
+    Err(format!("not up to date, run `cargo run -p crds --bin crdgen .`: {}", stale.join(", ")))
 }
 
 fn fail(message: &str) -> ExitCode {

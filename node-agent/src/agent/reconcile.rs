@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crds::Reason;
 use dataplane::model::{KernelEvent, Observed, Op};
 use dataplane::{Applied, nft};
 use ipnet::IpNet;
@@ -57,7 +58,7 @@ impl Agent {
             match underlay::source_address(&self.kernel, observed, &tunnel.spec, &self.names, own).await {
                 Ok(local) => {
                     tunnel.ground.trouble = None;
-                    tunnel.plan(local);
+                    tunnel.plan(local, clock::now());
                 }
                 Err(trouble) => tunnel.ground.trouble = Some(trouble),
             }
@@ -75,7 +76,7 @@ impl Agent {
                     "interface {} (index {index}) exists and is not ours: remove it, or set tunnel.interfaceName to another name",
                     link.name
                 );
-                tunnel.ground.trouble = Some(Trouble::new("InterfaceNameTaken", message));
+                tunnel.ground.trouble = Some(Trouble::new(Reason::InterfaceNameTaken, message));
                 set_link(tunnel, 0);
                 return false;
             }
@@ -94,7 +95,7 @@ impl Agent {
                 (_, Err(error)) => {
                     warn!(network, %error, ?op, "link");
                     tunnel.ground.trouble = Some(Trouble::new(
-                        "InterfaceNotCreated",
+                        Reason::InterfaceNotCreated,
                         format!("the kernel refused the tunnel interface: {error}"),
                     ));
                     self.reconcile_at = clock::now().after(RETRY_MS);
@@ -251,8 +252,7 @@ pub(super) fn disturbs(event: &KernelEvent, tunnel: &Tunnel) -> bool {
         }
         KernelEvent::Address { .. } => true,
         KernelEvent::Route { route, ours: true, gone } => {
-            wanted.routes(tunnel.link).any(|r| r == *route) == *gone
-                && (*gone || concerns(route, tunnel.link))
+            wanted.has_route(route, tunnel.link) == *gone && (*gone || concerns(route, tunnel.link))
         }
         KernelEvent::Route { ours: false, .. } => true,
         KernelEvent::Neighbour { link, overlay, nbma, gone } if *link == tunnel.link => {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+use crds::Reason;
 use crds::endpoint::DmvpnEndpointSpec;
 use crds::spoke::TunnelSourceFrom;
 use dataplane::Kernel;
@@ -31,14 +32,14 @@ pub(super) async fn source_address(
             let text = source.address.as_deref().unwrap_or_default();
             let address: IpAddr = text.parse().map_err(|_| {
                 Trouble::new(
-                    "SourceAddressInvalid",
+                    Reason::SourceAddressInvalid,
                     format!("tunnelSource.address: `{text}` is not an IP address"),
                 )
             })?;
             let on = observed.addresses.iter().find(|a| a.address.addr() == address);
             let Some(on) = on else {
                 return Err(Trouble::new(
-                    "SourceAddressMissing",
+                    Reason::SourceAddressMissing,
                     format!(
                         "tunnel source address {address} is on no interface of this node: add it, or correct tunnelSource.address"
                     ),
@@ -51,7 +52,7 @@ pub(super) async fn source_address(
             let name = source.interface.as_deref().unwrap_or_default();
             let Some(link) = observed.links.iter().find(|l| l.name == name) else {
                 return Err(Trouble::new(
-                    "InterfaceMissing",
+                    Reason::InterfaceMissing,
                     format!(
                         "tunnel source interface {name} does not exist on this node: correct tunnelSource.interface"
                     ),
@@ -66,7 +67,7 @@ pub(super) async fn source_address(
                 .find(IpAddr::is_ipv4);
             address.ok_or_else(|| {
                 Trouble::new(
-                    "InterfaceHasNoAddress",
+                    Reason::InterfaceHasNoAddress,
                     format!(
                         "tunnel source interface {name} has no IPv4 address: configure one, or wait for DHCP"
                     ),
@@ -74,7 +75,7 @@ pub(super) async fn source_address(
             })
         }
         TunnelSourceFrom::NodeInternalIP => Err(Trouble::new(
-            "NoNodeAddress",
+            Reason::NodeAddressUnknown,
             "tunnelSource.from: NodeInternalIP needs a Kubernetes Node: on a box use DefaultRoute, Interface or Address",
         )),
         TunnelSourceFrom::DefaultRoute => {
@@ -88,7 +89,7 @@ pub(super) async fn source_address(
                 }
             }
             Err(Trouble::new(
-                "NoDefaultRoute",
+                Reason::NoDefaultRoute,
                 "no route to a hub and no default route, so that no tunnel source is found: bring the underlay \
                  interface up, or set tunnelSource.interface or tunnelSource.address",
             ))
@@ -99,11 +100,11 @@ pub(super) async fn source_address(
 fn check_up(link: Option<&Link>) -> Result<(), Trouble> {
     match link {
         Some(link) if !link.up => Err(Trouble::new(
-            "InterfaceDown",
+            Reason::InterfaceDown,
             format!("underlay interface {0} is down: `ip link set {0} up`", link.name),
         )),
         Some(link) if !link.carrier => Err(Trouble::new(
-            "InterfaceNoCarrier",
+            Reason::InterfaceNoCarrier,
             format!("underlay interface {} has no carrier: check the cable or the other end", link.name),
         )),
         _ => Ok(()),

@@ -170,6 +170,18 @@ impl Wanted {
         all.into_iter().map(move |((prefix, metric), way)| self.route(prefix, metric, way, link))
     }
 
+    /// Whether exactly this route is wanted, on a link with index `link`.
+    pub fn has_route(&self, route: &Route, link: u32) -> bool {
+        let key = (route.prefix, route.metric);
+        let kinds = [RouteKind::Host, RouteKind::Shortcut, RouteKind::Registered, RouteKind::Announced];
+        let learned = kinds
+            .into_iter()
+            .filter(|k| self.metrics.of(*k) == route.metric)
+            .find_map(|kind| self.learned.get(&(route.prefix, kind)).map(|via| way(route.prefix, *via)));
+        let way = learned.or_else(|| self.fixed.get(&key).copied());
+        way.is_some_and(|way| self.route(route.prefix, route.metric, way, link) == *route)
+    }
+
     /// All addresses.
     pub fn addresses(&self, link: u32) -> impl Iterator<Item = Address> + '_ {
         self.addresses.iter().map(move |&address| Address { link, address })

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use compile::{Allocated, Inputs, NodeFacts};
+use crds::Reason;
 use notify::Watcher;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
@@ -112,7 +113,7 @@ impl Reader {
             Ok(files) => files,
             Err(message) => {
                 let dir = self.options.dir.display().to_string();
-                let problem = problem(dir, "", "DirectoryUnreadable", message);
+                let problem = problem(dir, "", Reason::DirectoryUnreadable, message);
                 return self.finish(vec![problem], None);
             }
         };
@@ -222,15 +223,13 @@ fn findings(compiled: &compile::Compiled) -> Vec<Problem> {
     for object in &compiled.conditions {
         let name = format!("{}/{}", object.kind, object.name);
         let faults = object.faults();
-        problems.extend(
-            faults.map(|f| problem(name.clone(), &f.field, &f.reason.to_string(), f.message.clone())),
-        );
+        problems.extend(faults.map(|f| problem(name.clone(), &f.field, f.reason, f.message.clone())));
     }
     problems
 }
 
-pub(super) fn problem(object: String, field: &str, reason: &str, message: impl Into<String>) -> Problem {
-    Problem { object, field: field.to_owned(), reason: reason.to_owned(), message: message.into() }
+pub(super) fn problem(object: String, field: &str, reason: Reason, message: impl Into<String>) -> Problem {
+    Problem { object, field: field.to_owned(), reason: reason.to_string(), message: message.into() }
 }
 
 /// Passwords of an endpoint, in the order of its references.
@@ -247,18 +246,18 @@ fn passwords(
         let Some(secret) = secrets.get(name) else {
             let message =
                 format!("Secret {name} is not there: add it (its label dmvpn.io/network: {})", spec.network);
-            return Err(problem(object, &field, "SecretMissing", message));
+            return Err(problem(object, &field, Reason::SecretMissing, message));
         };
         if secret.network.as_deref() != Some(spec.network.as_str()) {
             let message = format!(
                 "Secret {name} lacks the label dmvpn.io/network: {}, without which it is not used",
                 spec.network
             );
-            return Err(problem(object, &field, "SecretNotLabelled", message));
+            return Err(problem(object, &field, Reason::SecretNotLabelled, message));
         }
         let Some(value) = secret.data.get(key).filter(|v| !v.is_empty()) else {
             let message = format!("Secret {name} has no key {key}: put the password there");
-            return Err(problem(object, &field, "SecretKeyMissing", message));
+            return Err(problem(object, &field, Reason::SecretKeyMissing, message));
         };
         passwords.push(value.clone());
     }

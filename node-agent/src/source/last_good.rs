@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use compile::manifest::{self, Object};
+use crds::Reason;
 use crds::network::DmvpnNetwork;
 use crds::spoke::DmvpnSpoke;
 use view::Problem;
@@ -55,7 +56,7 @@ impl LastGood {
                 Ok(text) => text,
                 Err(error) => {
                     let message = format!("{error}; what it gave last stays in force");
-                    problems.push(problem(file.clone(), "", "FileUnreadable", message));
+                    problems.push(problem(file.clone(), "", Reason::FileUnreadable, message));
                     self.keep_file(&file, &mut objects);
                     continue;
                 }
@@ -67,10 +68,10 @@ impl LastGood {
                         let message = format!("{bad}; what it gave last stays in force");
                         let (object, reason) = if bad.object.is_empty() {
                             self.keep_file(&file, &mut objects);
-                            (file.clone(), "NotYaml")
+                            (file.clone(), Reason::NotYaml)
                         } else {
                             self.keep_object(&bad.object, &mut objects);
-                            (bad.object, "Invalid")
+                            (bad.object, Reason::Invalid)
                         };
                         problems.push(problem(object, &bad.field, reason, message));
                     }
@@ -148,7 +149,7 @@ impl Objects {
     fn add(&mut self, file: &str, object: Object, problems: &mut Vec<Problem>) {
         let mut twice = |kind: &str, name: &str, first: &str| {
             let message = format!("is in {first} and in {file}: the first one counts; remove one");
-            problems.push(problem(format!("{kind}/{name}"), "metadata.name", "Duplicate", message));
+            problems.push(problem(format!("{kind}/{name}"), "metadata.name", Reason::Duplicate, message));
         };
         match object {
             Object::Network(network) => {
