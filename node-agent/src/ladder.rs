@@ -114,7 +114,8 @@ pub fn hub(ground: &Ground, path: &Path, nhs: Option<&NhsState>) -> Rung {
             let reason = reason.unwrap_or(Reason::RegistrationRefused);
             let message =
                 if nhs.reason.is_empty() { "registration sent, no answer yet" } else { &nhs.reason };
-            Rung::at(State::Nhrp, reason, message)
+            // NHRP tells causes; what to do about them is documented with the reasons.
+            Rung::at(State::Nhrp, reason, format!("{message}: {}", reason.cure()))
         }
     }
 }
@@ -177,8 +178,9 @@ mod tests {
             assert_eq!((rung.state, rung.reason.as_str()), (state, reason), "{path:?}");
             assert_eq!(rung.message.is_empty(), state == State::Up, "every state but Up has a message");
         }
-        let refused = nhs_with("AddressTaken");
-        assert_eq!(hub(&well, &Path::Clear, Some(&refused)).reason, "AddressTaken");
+        let refused = hub(&well, &Path::Clear, Some(&nhs_with("AddressTaken")));
+        assert_eq!(refused.reason, "AddressTaken");
+        assert!(refused.message.contains(crds::Reason::AddressTaken.cure()), "{}", refused.message);
     }
 
     fn nhs_with(code: &str) -> NhsState {

@@ -54,10 +54,10 @@ pub async fn agent(args: &RunArgs) -> anyhow::Result<()> {
     };
     let identity = Identity { node: args.node_name.clone(), snapshots: snapshot::directory(&args.socket) };
     info!(node = args.node_name, manifests = %args.manifests.display(), socket = %args.socket.display(), "dmvpn-agent {}", env!("CARGO_PKG_VERSION"));
-    Agent::run(identity, kernel, Inlets { desired, events, requests }, stop).await;
+    let ended = Agent::run(identity, kernel, Inlets { desired, events, requests }, stop).await;
     api.abort();
     let _ = std::fs::remove_file(&args.socket);
-    Ok(())
+    ended
 }
 
 /// Prints the running agent's report.

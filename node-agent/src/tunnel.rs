@@ -61,8 +61,8 @@ pub struct Tunnel {
     pub leaving: Option<Leaving>,
     /// The engine said that all is withdrawn.
     pub withdrawn: bool,
-    /// The nft table as it was loaded last.
-    pub loaded_nft: Option<String>,
+    /// The nft table as it was loaded last: our text, and how nft lists what came of it.
+    pub loaded_nft: Option<(String, String)>,
     /// Something that a snapshot holds has changed since the last one.
     pub dirty: bool,
     configured: Option<nhrp::Config>,

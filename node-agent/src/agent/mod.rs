@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anyhow::Context;
 use dataplane::model::KernelEvent;
 use dataplane::{Hairpin, Kernel};
 use nhrp::{Input, LinkId, Origin, Time};
@@ -49,6 +50,8 @@ pub struct Agent {
     kernel: Kernel,
     desired: Arc<Desired>,
     tunnels: BTreeMap<String, Tunnel>,
+    /// Networks that were wanted since this agent started: what is left of them may go.
+    met: BTreeSet<String>,
     names: BTreeMap<String, Vec<IpAddr>>,
     resolver: Resolver,
     redirect: Option<tokio::task::JoinHandle<()>>,
@@ -71,7 +74,16 @@ pub struct Inlets {
 
 impl Agent {
     /// Runs until `stop` resolves. Leaves the kernel's state alone then: packets keep flowing.
-    pub async fn run(identity: Identity, kernel: Kernel, mut inlets: Inlets, stop: impl Future<Output = ()>) {
+    ///
+    /// # Errors
+    /// When the source or the kernel monitor has ended: without them it would be blind, so that it is better started
+    /// again.
+    pub async fn run(
+        identity: Identity,
+        kernel: Kernel,
+        mut inlets: Inlets,
+        stop: impl Future<Output = ()>,
+    ) -> anyhow::Result<()> {
         let (to_bursts, mut bursts) = mpsc::channel(256);
         let (to_hairpins, mut hairpins) = mpsc::channel(1024);
         let (to_resolved, mut resolved) = mpsc::channel(16);
@@ -80,6 +92,7 @@ impl Agent {
             kernel,
             desired: Arc::default(),
             tunnels: BTreeMap::new(),
+            met: BTreeSet::new(),
             names: BTreeMap::new(),
             resolver: Resolver::new(to_resolved),
             redirect: None,
@@ -95,15 +108,15 @@ impl Agent {
             agent.turn().await;
             let wake = clock::instant(agent.next_wake());
             tokio::select! {
-                biased;
                 () = &mut stop => break,
-                Ok(()) = inlets.desired.changed() => {
+                alive = inlets.desired.changed() => {
+                    alive.context("the source of the configuration has ended")?;
                     let desired = inlets.desired.borrow_and_update().clone();
                     agent.configure(desired);
                 }
                 Some(burst) = bursts.recv() => agent.packets(burst),
-                Some(event) = inlets.events.recv() => {
-                    agent.kernel_event(event);
+                event = inlets.events.recv() => {
+                    agent.kernel_event(event.context("the kernel monitor has ended")?);
                     while let Ok(event) = inlets.events.try_recv() {
                         agent.kernel_event(event);
                     }
@@ -118,6 +131,7 @@ impl Agent {
         }
         agent.save_snapshots(true);
         info!("stopped; links, routes and neighbours stay as they are");
+        Ok(())
     }
 
     /// New endpoints.
@@ -133,6 +147,7 @@ impl Agent {
             }
         }
         for (network, endpoint) in wanted {
+            self.met.insert(network.clone());
             match self.tunnels.get_mut(&network) {
                 // Comes back while it leaves: it starts anew when it has left (see `farewells`).
                 Some(tunnel) if matches!(tunnel.leaving, Some(Leaving::Removed(_))) => {}

@@ -1,5 +1,6 @@
 //! Makes the kernel equal to the plan: observe, compare, write the difference.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crds::Reason;
@@ -108,30 +109,39 @@ impl Agent {
     /// Removes what is ours and belongs to no tunnel; true if a link went.
     async fn remove_stale(&mut self, observed: &Observed) -> bool {
         let all: Vec<_> = self.tunnels.values().filter_map(|t| t.wanted.as_ref()).collect();
-        // A tunnel whose source is not known yet may still have its link from an earlier run: keep that.
-        let waiting: Vec<String> = self
-            .tunnels
-            .values()
-            .filter(|t| t.wanted.is_none())
-            .map(|t| format!("{ALIAS_PREFIX}{}", t.spec.network))
-            .collect();
-        let kept = |op: &Op| match op {
-            Op::DeleteLink { index } => {
-                observed.links.iter().any(|l| l.index == *index && waiting.contains(&l.alias))
-            }
-            Op::DeleteRoute(_) => !waiting.is_empty(),
-            _ => false,
+        // A tunnel whose source is not known yet may still have its link from an earlier run: keep that. So may one
+        // whose configuration cannot be used at the moment: only an explicit wish takes away what works.
+        let unsure = !self.desired.problems.is_empty();
+        let keeps = |network: &str| match self.tunnels.get(network) {
+            Some(tunnel) => tunnel.wanted.is_none(),
+            None => unsure && !self.met.contains(network),
         };
+        let networks =
+            observed.links.iter().filter_map(|l| Some((l.index, l.alias.strip_prefix(ALIAS_PREFIX)?)));
+        let kept: BTreeMap<u32, &str> = networks.filter(|(_, network)| keeps(network)).collect();
         let mut ops = diff::stale(&all, observed);
-        ops.retain(|op| !kept(op));
+        ops.retain(|op| match op {
+            Op::DeleteLink { index } => !kept.contains_key(index),
+            Op::DeleteRoute(_) => kept.is_empty(),
+            _ => true,
+        });
         if !ops.is_empty() {
             info!(?ops, "removing what is ours and stale");
             self.apply("-", &ops).await;
+            // A snapshot describes the kernel's state: it goes with it.
+            for link in &observed.links {
+                if let Some(network) = link.alias.strip_prefix(ALIAS_PREFIX)
+                    && ops.contains(&Op::DeleteLink { index: link.index })
+                {
+                    snapshot::remove(&self.identity.snapshots, network);
+                }
+            }
         }
         match nft::tables().await {
             Ok(tables) => {
                 for table in tables {
-                    let wanted = self.tunnels.keys().any(|n| nft::table(n) == table);
+                    let wanted = self.tunnels.keys().any(|n| nft::table(n) == table)
+                        || kept.values().any(|n| nft::table(n) == table);
                     if !wanted && let Err(error) = nft::load(&nft::remove_table(&table)).await {
                         warn!(table, %error, "stale nft table not removed");
                     }
@@ -169,32 +179,32 @@ impl Agent {
         let Some(wanted) = &tunnel.wanted else { return };
         let ops = diff::changes(wanted, tunnel.link, observed);
         let text = nft::render(&wanted.nft);
-        let reload = tunnel.loaded_nft.as_deref() != Some(text.as_str());
         if !ops.is_empty() {
             info!(network, changes = ops.len(), "kernel differs from the plan");
             if !self.apply(network, &ops).await {
                 self.reconcile_at = clock::now().after(RETRY_MS);
             }
         }
-        let present = match nft::tables().await {
-            Ok(tables) => tables.contains(&nft::table(network)),
-            Err(_) => false,
-        };
-        if reload || !present {
-            match nft::load(&text).await {
-                Ok(()) => {
-                    if let Some(tunnel) = self.tunnels.get_mut(network) {
-                        tunnel.loaded_nft = Some(text);
-                    }
-                }
-                Err(error) => {
-                    warn!(network, %error, "nft table not loaded");
-                    self.reconcile_at = clock::now().after(RETRY_MS);
-                }
-            }
-        }
+        self.reconcile_nft(network, text).await;
         if let Some(socket) = self.tunnels.get(network).and_then(|t| t.socket.as_ref()) {
             socket.send(network, &drained.packets).await;
+        }
+    }
+
+    /// Loads the nft table unless it stands as we loaded it.
+    async fn reconcile_nft(&mut self, network: &str, text: String) {
+        let Some(tunnel) = self.tunnels.get_mut(network) else { return };
+        let loaded = match nft::listed(network).await {
+            Ok(Some(listed)) if tunnel.loaded_nft == Some((text.clone(), listed.clone())) => return,
+            Ok(_) => nft::load(&text).await,
+            Err(error) => Err(error),
+        };
+        match loaded {
+            Ok(()) => tunnel.loaded_nft = nft::listed(network).await.ok().flatten().map(|l| (text, l)),
+            Err(error) => {
+                warn!(network, %error, "nft table not loaded");
+                self.reconcile_at = clock::now().after(RETRY_MS);
+            }
         }
     }
 
@@ -264,6 +274,7 @@ pub(super) fn disturbs(event: &KernelEvent, tunnel: &Tunnel) -> bool {
             }
         }
         KernelEvent::Neighbour { .. } | KernelEvent::ResolveNeeded { .. } => false,
+        KernelEvent::Nft { table } => *table == nft::table(&tunnel.spec.network),
         KernelEvent::Overrun => true,
     }
 }

@@ -10,12 +10,16 @@ use std::time::Duration;
 use anyhow::Context;
 use compile::{Allocated, Inputs, NodeFacts};
 use crds::Reason;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use notify::Watcher;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 use view::Problem;
 
-use super::last_good::LastGood;
+use super::last_good::{LastGood, Saved};
 use super::{Desired, DesiredEndpoint};
 
 /// Changes are gathered for this long: editors and `cp` make several.
@@ -24,6 +28,10 @@ const SETTLE: Duration = Duration::from_millis(50);
 const PATROL: Duration = Duration::from_secs(5);
 /// Key of a Secret's data where the reference names none.
 const PASSWORD_KEY: &str = "password";
+/// Addresses that were allocated, in the state directory.
+const ALLOCATED: &str = "addresses.json";
+/// Objects that worked last, in the state directory.
+const LAST_GOOD: &str = "last-good.json";
 /// Files larger than this are refused.
 const MAX_FILE: u64 = 8 << 20;
 
@@ -97,14 +105,16 @@ pub struct Reader {
     endpoints: BTreeMap<String, DesiredEndpoint>,
     problems: Vec<Problem>,
     allocated: Vec<Allocated>,
+    saved: Saved,
 }
 
 impl Reader {
-    /// A reader that knows nothing but the addresses allocated earlier.
+    /// A reader that knows what an earlier run of the agent left: addresses allocated, objects that were good.
     pub fn new(options: Options) -> Self {
-        let allocated = load_allocated(&options.state_dir);
-        let last = LastGood::default();
-        Self { options, last, endpoints: BTreeMap::new(), problems: Vec::new(), allocated }
+        let allocated = load(&options.state_dir, ALLOCATED);
+        let saved: Saved = load(&options.state_dir, LAST_GOOD);
+        let last = LastGood::load(saved.clone());
+        Self { options, last, endpoints: BTreeMap::new(), problems: Vec::new(), allocated, saved }
     }
 
     /// Reads the directory.
@@ -127,7 +137,12 @@ impl Reader {
         self.last.accept(&objects, &refused(&compiled));
         if compiled.allocations != self.allocated {
             self.allocated.clone_from(&compiled.allocations);
-            save_allocated(&self.options.state_dir, &self.allocated);
+            save(&self.options.state_dir, ALLOCATED, &self.allocated);
+        }
+        let good = self.last.save();
+        if good != self.saved {
+            save(&self.options.state_dir, LAST_GOOD, &good);
+            self.saved = good;
         }
         let mut endpoints = BTreeMap::new();
         for endpoint in compiled.endpoints.into_iter().filter(|e| e.spec.node_name == self.options.node) {
@@ -176,13 +191,30 @@ impl Reader {
             ready: true,
             ..NodeFacts::default()
         };
+        let networks = objects.networks.iter().map(|(name, (_, network))| {
+            let mut network = network.clone();
+            network.metadata.creation_timestamp = age(self.last.knows_network(name, &network));
+            network
+        });
+        let spokes = objects.spokes.iter().map(|(name, (_, spoke))| {
+            let mut spoke = spoke.clone();
+            spoke.metadata.creation_timestamp = age(self.last.knows_spoke(name, &spoke));
+            spoke
+        });
         compile::compile(&Inputs {
-            networks: objects.networks.values().map(|(_, n)| n.clone()).collect(),
-            spokes: objects.spokes.values().map(|(_, s)| s.clone()).collect(),
+            networks: networks.collect(),
+            spokes: spokes.collect(),
             nodes: vec![node],
             addresses: self.allocated.clone(),
         })
     }
+}
+
+/// Of two objects that contradict each other the younger is at fault. Files have no age that means anything: what is
+/// in force already is older than what is new or changed, so that a slip never takes away what works.
+fn age(in_force: bool) -> Option<Time> {
+    // No time at all sorts first.
+    (!in_force).then(|| Time(Timestamp::UNIX_EPOCH))
 }
 
 /// Files ending in .yaml or .yml, by name. Unreadable ones carry the error.
@@ -203,8 +235,9 @@ fn read_files(dir: &Path) -> Result<BTreeMap<String, Result<String, String>>, St
             Ok(m) if !m.is_file() => continue,
             Ok(m) if m.len() > MAX_FILE => Err(format!("larger than {MAX_FILE} bytes: split it")),
             Ok(_) => std::fs::read_to_string(&path).map_err(|e| e.to_string()),
-            // Removed between listing and reading.
-            Err(_) => continue,
+            // Removed between listing and reading. A link that leads nowhere is no removal.
+            Err(_) if std::fs::symlink_metadata(&path).is_err() => continue,
+            Err(e) => Err(e.to_string()),
         };
         files.insert(name, text);
     }
@@ -264,28 +297,24 @@ fn passwords(
     Ok(passwords)
 }
 
-fn allocated_path(dir: &Path) -> PathBuf {
-    dir.join("addresses.json")
-}
-
-fn load_allocated(dir: &Path) -> Vec<Allocated> {
-    let path = allocated_path(dir);
-    let Ok(bytes) = std::fs::read(&path) else { return Vec::new() };
+fn load<T: Default + DeserializeOwned>(dir: &Path, file: &str) -> T {
+    let path = dir.join(file);
+    let Ok(bytes) = std::fs::read(&path) else { return T::default() };
     serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-        warn!(path = %path.display(), %error, "allocated addresses cannot be decoded: addresses may change");
-        Vec::new()
+        warn!(path = %path.display(), %error, "cannot be decoded: starting without what an earlier run knew");
+        T::default()
     })
 }
 
-fn save_allocated(dir: &Path, allocated: &[Allocated]) {
-    let path = allocated_path(dir);
+fn save(dir: &Path, file: &str, what: &impl Serialize) {
+    let path = dir.join(file);
     let write = || -> std::io::Result<()> {
         std::fs::create_dir_all(dir)?;
         let temporary = path.with_extension("json.new");
-        std::fs::write(&temporary, serde_json::to_vec_pretty(allocated)?)?;
+        std::fs::write(&temporary, serde_json::to_vec_pretty(what)?)?;
         std::fs::rename(&temporary, &path)
     };
     if let Err(error) = write() {
-        warn!(path = %path.display(), %error, "allocated addresses not kept: they may change with the next start");
+        warn!(path = %path.display(), %error, "not kept: the next start will not know it");
     }
 }

@@ -9,6 +9,7 @@ use compile::manifest::{self, Object};
 use crds::Reason;
 use crds::network::DmvpnNetwork;
 use crds::spoke::DmvpnSpoke;
+use serde::{Deserialize, Serialize};
 use view::Problem;
 
 use super::directory::problem;
@@ -40,6 +41,13 @@ pub(super) struct Objects {
     secret_files: BTreeMap<String, String>,
 }
 
+/// What outlives the agent: a restart while a file is broken must not take away what worked.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Saved {
+    networks: BTreeMap<String, (String, DmvpnNetwork)>,
+    spokes: BTreeMap<String, (String, DmvpnSpoke)>,
+}
+
 /// Memory of what worked.
 #[derive(Debug, Default)]
 pub(super) struct LastGood {
@@ -47,35 +55,65 @@ pub(super) struct LastGood {
 }
 
 impl LastGood {
+    /// What an earlier run of the agent held good. (Secrets are never written down.)
+    pub(super) fn load(saved: Saved) -> Self {
+        let Saved { networks, spokes } = saved;
+        Self { objects: Objects { networks, spokes, ..Objects::default() } }
+    }
+
+    /// What the next run of the agent has to know.
+    pub(super) fn save(&self) -> Saved {
+        Saved { networks: self.objects.networks.clone(), spokes: self.objects.spokes.clone() }
+    }
+
+    /// Whether this network is as it was when it was last accepted.
+    pub(super) fn knows_network(&self, name: &str, network: &DmvpnNetwork) -> bool {
+        self.objects.networks.get(name).is_some_and(|(_, old)| old == network)
+    }
+
+    /// Whether this spoke is as it was when it was last accepted.
+    pub(super) fn knows_spoke(&self, name: &str, spoke: &DmvpnSpoke) -> bool {
+        self.objects.spokes.get(name).is_some_and(|(_, old)| old == spoke)
+    }
+
     /// Parses the files; where one (or a document in it) is bad, what it gave last is taken instead.
     pub(super) fn merge(&self, files: BTreeMap<String, Result<String, String>>) -> (Objects, Vec<Problem>) {
         let mut objects = Objects::default();
         let mut problems = Vec::new();
         for (file, text) in files {
             let text = match text {
+                // An editor or a full disk leaves such a file; whoever means it removes the file.
+                Ok(text) if text.trim().is_empty() && self.gave(&file) => {
+                    Err("empty: write it, or remove the file".to_owned())
+                }
+                text => text,
+            };
+            let text = match text {
                 Ok(text) => text,
                 Err(error) => {
-                    let message = format!("{error}; what it gave last stays in force");
-                    problems.push(problem(file.clone(), "", Reason::FileUnreadable, message));
-                    self.keep_file(&file, &mut objects);
+                    let kept = self.keep_file(&file, &mut objects);
+                    let message = format!("{error}; {}", in_force(kept));
+                    problems.push(problem(file, "", Reason::FileUnreadable, message));
                     continue;
                 }
             };
+            let mut malformed = Vec::new();
             for document in manifest::parse(&text, &file) {
                 match document {
                     Ok(object) => objects.add(&file, object, &mut problems),
+                    Err(bad) if bad.object.is_empty() => malformed.push(bad),
                     Err(bad) => {
-                        let message = format!("{bad}; what it gave last stays in force");
-                        let (object, reason) = if bad.object.is_empty() {
-                            self.keep_file(&file, &mut objects);
-                            (file.clone(), Reason::NotYaml)
-                        } else {
-                            self.keep_object(&bad.object, &mut objects);
-                            (bad.object, Reason::Invalid)
-                        };
-                        problems.push(problem(object, &bad.field, reason, message));
+                        let message =
+                            format!("{bad}; {}", in_force(self.keep_object(&bad.object, &mut objects)));
+                        problems.push(problem(bad.object, &bad.field, Reason::Invalid, message));
                     }
                 }
+            }
+            // Which object it was to be is unknown: all that the file gave and does not give now stays.
+            let kept = !malformed.is_empty() && self.keep_file(&file, &mut objects);
+            for bad in malformed {
+                let message = format!("{bad}; {}", in_force(kept));
+                problems.push(problem(file.clone(), &bad.field, Reason::NotYaml, message));
             }
         }
         (objects, problems)
@@ -114,35 +152,52 @@ impl LastGood {
         self.objects.spokes.retain(|name, _| !refused.contains(&format!("DmvpnSpoke/{name}")));
     }
 
-    fn keep_file(&self, file: &str, objects: &mut Objects) {
+    /// Whether a file gave something last.
+    fn gave(&self, file: &str) -> bool {
+        let from = |f: &String| f == file;
         let old = &self.objects;
-        let from = |f: &String| f.as_str() == file;
-        objects
-            .networks
-            .extend(old.networks.iter().filter(|(_, v)| from(&v.0)).map(|(k, v)| (k.clone(), v.clone())));
-        objects
-            .spokes
-            .extend(old.spokes.iter().filter(|(_, v)| from(&v.0)).map(|(k, v)| (k.clone(), v.clone())));
-        for (name, _) in old.secret_files.iter().filter(|(_, f)| from(f)) {
-            self.keep_object(&format!("Secret/{name}"), objects);
-        }
+        old.networks.values().any(|v| from(&v.0))
+            || old.spokes.values().any(|v| from(&v.0))
+            || old.secret_files.values().any(from)
     }
 
-    fn keep_object(&self, object: &str, objects: &mut Objects) {
-        let Some((kind, name)) = object.split_once('/') else { return };
+    /// Adds what a file gave last, where there is nothing newer; true if it gave something.
+    fn keep_file(&self, file: &str, objects: &mut Objects) -> bool {
         let old = &self.objects;
-        match kind {
-            "DmvpnNetwork" => {
-                objects.networks.extend(old.networks.get(name).map(|v| (name.to_owned(), v.clone())));
+        let from = |f: &String| f == file;
+        let networks =
+            old.networks.iter().filter(|(_, v)| from(&v.0)).map(|(n, _)| format!("DmvpnNetwork/{n}"));
+        let spokes = old.spokes.iter().filter(|(_, v)| from(&v.0)).map(|(n, _)| format!("DmvpnSpoke/{n}"));
+        let secrets = old.secret_files.iter().filter(|(_, f)| from(f)).map(|(n, _)| format!("Secret/{n}"));
+        for object in networks.chain(spokes).chain(secrets) {
+            self.keep_object(&object, objects);
+        }
+        self.gave(file)
+    }
+
+    /// Adds the last good version of an object, unless there is a newer one; false if there is none.
+    fn keep_object(&self, object: &str, objects: &mut Objects) -> bool {
+        let old = &self.objects;
+        match object.split_once('/') {
+            Some(("DmvpnNetwork", name)) => keep(name, &old.networks, &mut objects.networks),
+            Some(("DmvpnSpoke", name)) => keep(name, &old.spokes, &mut objects.spokes),
+            Some(("Secret", name)) => {
+                keep(name, &old.secret_files, &mut objects.secret_files)
+                    && keep(name, &old.secrets, &mut objects.secrets)
             }
-            "DmvpnSpoke" => objects.spokes.extend(old.spokes.get(name).map(|v| (name.to_owned(), v.clone()))),
-            "Secret" => {
-                objects.secrets.extend(old.secrets.get(name).map(|v| (name.to_owned(), v.clone())));
-                objects.secret_files.extend(old.secret_files.get(name).map(|v| (name.to_owned(), v.clone())));
-            }
-            _ => {}
+            _ => false,
         }
     }
+}
+
+fn keep<T: Clone>(name: &str, old: &BTreeMap<String, T>, new: &mut BTreeMap<String, T>) -> bool {
+    let Some(value) = old.get(name) else { return false };
+    new.entry(name.to_owned()).or_insert_with(|| value.clone());
+    true
+}
+
+fn in_force(kept: bool) -> &'static str {
+    if kept { "what it gave last stays in force" } else { "nothing of it is in force" }
 }
 
 impl Objects {
