@@ -210,6 +210,11 @@ pub enum KernelEvent {
         /// Overlay address.
         overlay: IpAddr,
     },
+    /// A table of ours in nft, or something in it, was made or deleted, by us or by somebody else.
+    Nft {
+        /// Its name.
+        table: String,
+    },
     /// Events were lost: dump everything again.
     Overrun,
 }

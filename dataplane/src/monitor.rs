@@ -3,19 +3,22 @@
 //! It never lets the reader believe that it saw everything when it did not: events that the kernel had to
 //! drop (ENOBUFS) and events for which the reader's channel had no room both become one
 //! [`KernelEvent::Overrun`]. Neighbour and route changes that our own [`crate::Kernel::apply`] made are
-//! filtered out in the kernel, so that ten thousand of them cost the reader nothing.
+//! filtered out in the kernel, so that ten thousand of them cost the reader nothing. Changes of our nft
+//! tables come from a socket of netfilter's; our own loads are among them, which the reader tells apart by
+//! looking.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::neighbour::NeighbourState;
-use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use socket2::SockFilter;
 use tokio::sync::{Mutex, mpsc};
 
 use crate::Error;
 use crate::model::{KernelEvent, PROTOCOL};
+use crate::nft::TABLE_PREFIX;
 use crate::requests::{DATAGRAM, Requests};
 use crate::sys::Netlink;
 use crate::wire::{decode, encode, frame};
@@ -27,12 +30,19 @@ pub(crate) const CHANNEL: usize = 4096;
 const RECEIVE_BUFFER: usize = 4 << 20;
 // Multicast groups (linux/rtnetlink.h): link, neighbours, IPv4 and IPv6 addresses and routes.
 const GROUPS: [u32; 6] = [1, 3, 5, 9, 7, 11];
+/// NFNLGRP_NFTABLES (linux/netfilter/nfnetlink.h).
+const NFT_GROUP: u32 = 7;
+/// NFNL_SUBSYS_NFTABLES, the high byte of a message's type.
+const NFT_SUBSYSTEM: u16 = 10;
+/// Message types (low byte) that are about elements of sets, or end a transaction: not about what a table is.
+const NFT_PASSED_OVER: [u16; 3] = [12, 14, 15];
 const GRE: &str = "gre";
 
 /// Where notifications come from, before the task runs.
 #[derive(Debug)]
 pub(crate) struct Monitor {
     socket: Netlink,
+    nft: Netlink,
     requests: Arc<Mutex<Requests>>,
     gre: HashSet<u32>,
 }
@@ -45,21 +55,24 @@ impl Monitor {
         let socket = Netlink::open(NETLINK_ROUTE, &GROUPS).map_err(failed)?;
         socket.receive_buffer(RECEIVE_BUFFER).map_err(failed)?;
         socket.attach_filter(&own_changes(writer)).map_err(failed)?;
-        let mut monitor = Self { socket, requests, gre: HashSet::new() };
+        let nft = Netlink::open(NETLINK_NETFILTER, &[NFT_GROUP]).map_err(failed)?;
+        let mut monitor = Self { socket, nft, requests, gre: HashSet::new() };
         monitor.learn_links().await?;
         Ok(monitor)
     }
 
     /// Runs until the receiver is dropped or the socket fails for good.
     pub(crate) async fn run(mut self, events: mpsc::Sender<KernelEvent>) {
-        let mut buffer = Vec::new();
+        let (mut buffer, mut nft) = (Vec::new(), Vec::new());
         loop {
-            let received = tokio::select! {
+            let (received, route) = tokio::select! {
                 () = events.closed() => return,
-                received = self.socket.receive(&mut buffer, DATAGRAM) => received,
+                received = self.socket.receive(&mut buffer, DATAGRAM) => (received, true),
+                received = self.nft.receive(&mut nft, DATAGRAM) => (received, false),
             };
             let ended = match received {
-                Ok(()) => self.hand_on(&buffer, &events).await,
+                Ok(()) if route => self.hand_on(&buffer, &events).await,
+                Ok(()) => self.hand_on_nft(&nft, &events).await,
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.overrun(&events).await,
                 Err(error) => {
                     tracing::error!(%error, "netlink monitor: reading failed");
@@ -77,6 +90,21 @@ impl Monitor {
         for message in frame::messages(datagram) {
             let Some(event) = message.decode().and_then(|m| self.event(&m)) else { continue };
             match events.try_send(event) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Full(_)) => self.overrun(events).await?,
+                Err(mpsc::error::TrySendError::Closed(_)) => return Err(Gone),
+            }
+        }
+        Ok(())
+    }
+
+    /// One event a table of ours and datagram.
+    async fn hand_on_nft(&mut self, datagram: &[u8], events: &mpsc::Sender<KernelEvent>) -> Result<(), Gone> {
+        let mut tables: Vec<&str> =
+            frame::messages(datagram).filter_map(|m| nft_table(m.kind, m.whole())).collect();
+        tables.dedup();
+        for table in tables {
+            match events.try_send(KernelEvent::Nft { table: table.to_owned() }) {
                 Ok(()) => {}
                 Err(mpsc::error::TrySendError::Full(_)) => self.overrun(events).await?,
                 Err(mpsc::error::TrySendError::Closed(_)) => return Err(Gone),
@@ -166,6 +194,21 @@ fn link_of(message: &RouteNetlinkMessage) -> Option<crate::model::Link> {
         RouteNetlinkMessage::NewLink(m) => decode::link(m),
         _ => None,
     }
+}
+
+/// The table of ours that a message of nftables is about: table, chain, rule, set or object, made or deleted.
+/// In all of them the first attribute is the table's name.
+fn nft_table(kind: u16, message: &[u8]) -> Option<&str> {
+    const HEADERS: usize = 20;
+    const NAME: u16 = 1;
+    if kind >> 8 != NFT_SUBSYSTEM || NFT_PASSED_OVER.contains(&(kind & 0xff)) {
+        return None;
+    }
+    let half = |at: usize| Some(u16::from_ne_bytes(message.get(at..at + 2)?.try_into().ok()?));
+    let (length, attribute) = (usize::from(half(HEADERS)?), half(HEADERS + 2)?);
+    let name = message.get(HEADERS + 4..HEADERS + length).filter(|_| attribute == NAME)?;
+    let name = std::str::from_utf8(name).ok()?.trim_end_matches('\0');
+    name.starts_with(TABLE_PREFIX).then_some(name)
 }
 
 /// Drops notifications of new and deleted routes (types 24, 25) and neighbours (28, 29) that carry the port

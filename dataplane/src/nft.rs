@@ -151,12 +151,24 @@ pub async fn used(network: &str) -> Result<Vec<IpAddr>, Error> {
     for set in ["used4", "used6"] {
         match run(&["-j", "list", "set", "inet", &table, set], "").await {
             Ok(json) => found.extend(elements(&json)?),
-            Err(Error::Nft { said })
-                if said.contains("No such file or directory") && !said.contains("cannot run") => {}
+            Err(Error::Nft { said }) if is_missing(&said) => {}
             Err(error) => return Err(error),
         }
     }
     Ok(found)
+}
+
+/// The network's table as nft lists it now, without counters and without elements of sets; `None` if there is
+/// none. What [`load`] made is listed in nft's words, so it is compared with an earlier listing, not with the text.
+///
+/// # Errors
+/// [`Error::Nft`] if nft cannot be run.
+pub async fn listed(network: &str) -> Result<Option<String>, Error> {
+    match run(&["-s", "-t", "list", "table", "inet", &table(network)], "").await {
+        Ok(text) => Ok(Some(text)),
+        Err(Error::Nft { said }) if is_missing(&said) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Names of our tables that are there.
@@ -222,6 +234,11 @@ async fn run(arguments: &[&str], input: &str) -> Result<String, Error> {
         return Err(Error::Nft { said });
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Whether nft says that a table or set is not there.
+fn is_missing(said: &str) -> bool {
+    said.contains("No such file or directory") && !said.contains("cannot run")
 }
 
 fn entries(json: &str) -> Result<Vec<serde_json::Value>, Error> {

@@ -134,6 +134,6 @@ fi
 # 4. our own programs
 crates=$(($(grep -c '^name = ' Cargo.lock) * 8 / 10))
 [ -d "${CARGO_TARGET_DIR:-target}/debug/deps" ] || step "building the workspace (about 4 minutes the first time)"
-counted workspace $crates cargo build --workspace --bins 9>&- || die "the build failed"
+counted workspace $crates cargo build --workspace --bins --examples 9>&- || die "the build failed"
 
 if [ $did = 1 ]; then say "ready after $((SECONDS - start)) s"; else say "everything is in place"; fi

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::chapters::Stage;
 use crate::guest::{self, Job, Output, processes, slots};
 use crate::lab::Lab;
 use crate::scene::Scene;
@@ -95,16 +96,29 @@ pub fn kept() -> Result<(PathBuf, u32)> {
 
 fn demo_inside(keep: bool) -> Result<i32> {
     let lab = Lab::new(paths::out()?)?;
+    // What runs on the hosts lives as long as `stage`.
+    let (status, stage) = told(&lab);
+    if keep {
+        print_how_to_ask();
+        stay(status)?;
+    }
+    drop(stage);
+    Ok(status)
+}
+
+/// Tells the story on a fresh lab, inside a guest; returns the exit status: 0 only if every step held.
+#[must_use]
+pub fn tell(lab: &Lab) -> i32 {
+    told(lab).0
+}
+
+fn told(lab: &Lab) -> (i32, Option<Stage>) {
     let mut story = Story::new("DMVPN on the wire", |why| {
         let dir = lab.evidence(why)?;
         Ok(paths::outside(&dir))
     });
-    chapters::tell(&mut story, &lab);
-    let status = story.finish();
-    if keep {
-        stay(status)?;
-    }
-    Ok(status)
+    let stage = chapters::tell(&mut story, lab);
+    (story.finish(), stage)
 }
 
 /// Says that all is told, and holds the scene until it is asked to end.
@@ -147,10 +161,21 @@ fn start_kept(subcommand: &str) -> Result<i32> {
     status.with_context(|| format!("the scene ended by itself, see {}", dir.display()))?
 }
 
+/// The agents go on: how to ask one, in its host.
+fn print_how_to_ask() {
+    if let Ok(cli) = paths::program("kubectl-dmvpn") {
+        println!(
+            "\nask the agent of a host, inside: {} --socket /run/dmvpn/HOST/agent.sock show dmvpn",
+            cli.display()
+        );
+    }
+}
+
 fn print_how_to_enter() -> Result<()> {
     let (dir, _) = kept()?;
-    let own = std::env::current_exe()?;
-    let own = own.display();
+    // A build while the story was told replaced the file: the new one lies at the same path.
+    let own = std::env::current_exe()?.display().to_string();
+    let own = own.trim_end_matches(" (deleted)");
     println!("enter a host:     {own} enter HOST              (a shell; up to three at once)");
     println!("run one command:  {own} enter HOST -- ip route");
     println!("end the scene:    {own} stop");

@@ -75,6 +75,19 @@ pub fn program(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// An example program of ours, built by `cargo build --workspace --examples`.
+///
+/// # Errors
+/// When it has not been built; says how.
+pub fn example(name: &str) -> Result<PathBuf> {
+    let dir = env::var_os("DMVPN_BIN_DIR").map(PathBuf::from).map_or_else(profile_dir, Ok)?;
+    let path = dir.join("examples").join(name);
+    if !path.is_file() {
+        bail!("{} is not there: cargo build --workspace --examples", path.display());
+    }
+    Ok(path)
+}
+
 /// The folder for results of runs, `target/e2e`.
 ///
 /// # Errors

@@ -41,7 +41,8 @@ fn our_branches_get_direct_beside_an_frr_hub() {
         let scene = Scene::build(lab)?;
         let (hub, a, b) = (scene.site("hub")?, scene.site("branch-a")?, scene.site("branch-b")?);
         let frr = start_hub(hub)?;
-        let start = |site: &Site, own: &str| Agent::start(&site.host, &[], &manifests(&["network.yaml", own])?);
+        let start =
+            |site: &Site, own: &str| Agent::start(&site.host, &[], &manifests(&["network.yaml", own])?);
         let agent_a = start(a, "branch-a.yaml")?;
         let agent_b = start(b, "branch-b.yaml")?;
         for (agent, overlay, site) in [(&agent_a, BRANCH_A, a), (&agent_b, BRANCH_B, b)] {

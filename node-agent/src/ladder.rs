@@ -180,7 +180,7 @@ mod tests {
         }
         let refused = hub(&well, &Path::Clear, Some(&nhs_with("AddressTaken")));
         assert_eq!(refused.reason, "AddressTaken");
-        assert!(refused.message.contains(crds::Reason::AddressTaken.cure()), "{}", refused.message);
+        assert!(refused.message.contains(Reason::AddressTaken.cure()), "{}", refused.message);
     }
 
     fn nhs_with(code: &str) -> NhsState {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use e2e::guest::{Job, Output, quote};
-use e2e::lab::pinger;
+use e2e::lab::{inject, pinger};
 use e2e::{demo, enter, paths};
 
 #[derive(Parser)]
@@ -47,6 +47,16 @@ enum Subcommands {
         /// Pipe to wait at before the first
         gate: Option<std::path::PathBuf>,
     },
+    /// Send GRE packets from a file of hex lines (the lab's own use)
+    #[command(hide = true)]
+    Inject {
+        /// Source address, any
+        from: std::net::Ipv4Addr,
+        /// Destination address
+        to: std::net::Ipv4Addr,
+        /// One packet a line, from the GRE header on
+        file: std::path::PathBuf,
+    },
     /// Run a command in a fresh guest
     Guest {
         /// Memory in MiB
@@ -70,6 +80,7 @@ fn main() -> ExitCode {
         Subcommands::Ping { target, count, interval, gate } => pinger::checked_count(count)
             .and_then(|n| pinger::run(target, n, Duration::from_micros(interval), gate.as_deref()))
             .map(|()| 0),
+        Subcommands::Inject { from, to, file } => inject::run(from, to, &file).map(|()| 0),
         Subcommands::Guest { memory, deadline, words } => guest(memory, deadline, &words),
     };
     match status {

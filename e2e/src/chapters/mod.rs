@@ -9,11 +9,15 @@ mod shows;
 
 use anyhow::{Context, Result};
 
-use crate::lab::Lab;
+use crate::lab::{Frr, Lab};
+use crate::scene::overlay::Overlay;
 use crate::story::Story;
 
-/// Tells all chapters; a failed step is part of the story.
-pub fn tell(story: &mut Story<'_>, lab: &Lab) {
+/// What runs on the scene's hosts; it stops when dropped.
+pub type Stage = (Overlay, Frr);
+
+/// Tells all chapters; a failed step is part of the story. Returns what still runs.
+pub fn tell(story: &mut Story<'_>, lab: &Lab) -> Option<Stage> {
     let scene =
         story.chapter("The scene stands: four sites, joined only by an isp", |c| scene_stands::tell(c, lab));
     // A chapter is reached only if those before it held, and hands on what stands.
@@ -43,6 +47,7 @@ pub fn tell(story: &mut Story<'_>, lab: &Lab) {
     ] {
         story.absent(title);
     }
+    started
 }
 
 fn handed_on<T>(value: Option<T>) -> Result<T> {

@@ -120,6 +120,58 @@ impl Agent {
         })
     }
 
+    /// Waits until its tunnel of `network` is in this state for this reason; returns it.
+    ///
+    /// # Errors
+    /// When the deadline passes; with state and reason.
+    pub fn wait_for_state(
+        &self,
+        network: &str,
+        state: view::State,
+        reason: &str,
+        deadline: Duration,
+    ) -> Result<view::Tunnel> {
+        let what = format!("the tunnel of {} to be {state:?} {reason}", self.host.name());
+        wait::until(deadline, &what, || {
+            let tunnel = self.tunnel(network)?;
+            let seen = (tunnel.state, tunnel.reason.as_str());
+            ensure!(seen == (state, reason), "{seen:?}: {}", tunnel.message);
+            Ok(tunnel)
+        })
+    }
+
+    /// Waits until it tells a problem of this object for this reason; returns it.
+    ///
+    /// # Errors
+    /// When the deadline passes; with the problems that there are.
+    pub fn wait_for_problem(&self, object: &str, reason: &str, deadline: Duration) -> Result<view::Problem> {
+        let what = format!("{} to tell {reason} of {object}", self.host.name());
+        wait::until(deadline, &what, || {
+            let problems = self.report()?.problems;
+            let found = problems.iter().find(|p| p.object == object && p.reason == reason).cloned();
+            found.with_context(|| format!("{problems:?}"))
+        })
+    }
+
+    /// Waits until it tells no problem.
+    ///
+    /// # Errors
+    /// When the deadline passes; with the problems that there are.
+    pub fn wait_for_no_problem(&self, deadline: Duration) -> Result<()> {
+        let what = format!("{} to have no problem", self.host.name());
+        wait::until(deadline, &what, || {
+            let problems = self.report()?.problems;
+            ensure!(problems.is_empty(), "{problems:?}");
+            Ok(())
+        })
+    }
+
+    /// The directory that its manifests are in.
+    #[must_use]
+    pub fn manifests(&self) -> PathBuf {
+        self.dir.join("manifests")
+    }
+
     /// `kill -9`, as a crash would.
     ///
     /// # Errors

@@ -1,8 +1,9 @@
 //! Hosts, links, peers, captures, pings, kernel dumps: the pieces that scenarios are made of.
 //!
 //! A host is a network namespace with its own `/etc` overlay ([`host`]); links are veth pairs made by
-//! [`Lab::link`]; [`agent`] drives our own agent, [`frr`] FRR as a foreign NHRP peer; [`capture`] and [`pcap`], [`peek`] look at the
-//! wire; [`ping`] measures loss, gaps and the moment a path changes; [`dump`] compares kernel tables.
+//! [`Lab::link`]; [`agent`] drives our own agent, [`frr`] FRR as a foreign NHRP peer; [`capture`], [`pcap`]
+//! and [`peek`] look at the wire, [`inject`] sends what no honest peer does; [`ping`] measures loss, gaps and
+//! the moment a path changes; [`dump`] compares kernel tables.
 //! On failure [`Lab::evidence`] writes what every host looked like.
 
 pub mod agent;
@@ -10,6 +11,7 @@ pub mod capture;
 pub mod dump;
 pub mod frr;
 pub mod host;
+pub mod inject;
 pub mod pcap;
 pub mod peek;
 pub mod ping;

@@ -11,6 +11,7 @@
 //! Every network is dual stack. Each site's uplink is `wan0`, its LAN `lan0` (the router is .1 there); the host
 //! in the LAN has `eth0` (.10). Later scenes add [`Plan`]s of their own.
 
+pub mod branches;
 pub mod overlay;
 
 use std::net::{Ipv4Addr, Ipv6Addr};

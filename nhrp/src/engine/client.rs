@@ -49,6 +49,8 @@ pub(crate) struct Registration {
     pub(crate) since: Time,
     pub(crate) request_id: u32,
     outstanding: bool,
+    /// The request that is outstanding was answered, but without a password that we accept.
+    unproven: bool,
     /// Requests of this id that had no answer.
     misses: u32,
     refusals: u32,
@@ -75,6 +77,7 @@ pub(crate) enum Reason {
     None,
     Starting,
     NoAnswer,
+    Unproven,
     NoUnderlayAddress,
     NoNhsAddress,
     Refused(CieCode),
@@ -87,6 +90,7 @@ impl Reason {
             Self::None => "",
             Self::Starting => "Registering",
             Self::NoAnswer => "NoAnswer",
+            Self::Unproven => "AuthenticationFailed",
             Self::NoUnderlayAddress => "NoUnderlayAddress",
             Self::NoNhsAddress => "NoNhsAddress",
             Self::Refused(CieCode::AlreadyRegistered | CieCode::NotUnique) => "AddressTaken",
@@ -103,6 +107,7 @@ impl Reason {
             Self::None => String::new(),
             Self::Starting => "registration sent, no answer yet".into(),
             Self::NoAnswer => "no answer to registrations".into(),
+            Self::Unproven => "the hub's answers bear no password, or another, and are dropped".into(),
             Self::NoUnderlayAddress => "the tunnel has no underlay address".into(),
             Self::NoNhsAddress => "no underlay address of the hub is known".into(),
             Self::Refused(code) => format!("the hub refused the registration: {code}"),
@@ -134,6 +139,7 @@ impl Engine {
                 since: now,
                 request_id: 0,
                 outstanding: false,
+                unproven: false,
                 misses: 0,
                 refusals: 0,
                 due: now,
@@ -215,7 +221,8 @@ impl Engine {
             missed = registration.misses >= MISSES;
         }
         if missed {
-            self.registration_down(now, uid, NhsPhase::Expecting, Reason::NoAnswer);
+            let reason = if registration.unproven { Reason::Unproven } else { Reason::NoAnswer };
+            self.registration_down(now, uid, NhsPhase::Expecting, reason);
             if several {
                 self.next_nbma(now, hub_at);
             }
@@ -240,6 +247,7 @@ impl Engine {
         let fresh = !registration.outstanding;
         if fresh {
             registration.outstanding = true;
+            registration.unproven = false;
             registration.request_id = id;
             registration.misses = 0;
             if registration.told == 0 {
@@ -337,6 +345,15 @@ impl Engine {
         match refusal {
             Some(code) => self.registration_refused(now, uid, Reason::Refused(code)),
             None => self.registration_accepted(now, uid, received),
+        }
+    }
+
+    /// A reply that failed the check of its password: it does nothing, but silence has another reason then.
+    pub(crate) fn reply_unproven(&mut self, from: IpAddr, id: u32) {
+        let hubs = self.hubs.iter_mut().filter(|hub| hub.nbma() == Some(from));
+        let mut all = hubs.flat_map(|hub| hub.registrations.iter_mut());
+        if let Some(registration) = all.find(|it| it.is_waiting_for(id)) {
+            registration.unproven = true;
         }
     }
 

@@ -147,6 +147,8 @@ drop_reasons! {
     ProbePending => "the old holder of the address is being probed",
     /// More than the budget allows.
     RateLimited => "over the rate limit",
+    /// A claim that was answered with a refusal.
+    Refused => "registration refused",
     /// A table is full.
     TableFull => "table full",
     /// An unknown compulsory extension.

@@ -252,6 +252,9 @@ impl Engine {
             return Some(fitting);
         }
         self.drop(now, DropReason::Authentication, Some(from));
+        if packet.header().packet_type == PacketType::RegistrationReply {
+            self.reply_unproven(from, packet.header().request_id);
+        }
         let answered = !matches!(
             packet.header().packet_type,
             PacketType::ErrorIndication | PacketType::TrafficIndication

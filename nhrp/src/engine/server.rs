@@ -56,6 +56,8 @@ impl Engine {
                     answers.push(cie);
                 }
                 Verdict::Refuse(code, reason) => {
+                    // Counted only: the event below says more than one about a drop would.
+                    *self.counters.drops.entry(DropReason::Refused).or_insert(0) += 1;
                     if self.refusals_told.allow(now, (claim, from)) {
                         let holder = self.bindings.get(&claim).map(|it| it.nbma).filter(|it| *it != from);
                         if let Some(holder) = holder.filter(|_| code == CieCode::AlreadyRegistered) {

@@ -173,6 +173,18 @@ fn authentication_right_wrong_and_rotated() {
 }
 
 #[test]
+fn a_hub_that_proves_nothing_is_not_taken_for_a_silent_one() {
+    let mut sim = Net::new(8);
+    sim.add(hub(1));
+    let mut config = spoke(2, NO_LAN);
+    config.authentication = vec![b"s3cret".to_vec()];
+    let s = sim.add(config);
+    sim.run(20_000);
+    assert!(!sim.registered(s));
+    assert_eq!(reason(&sim, s), "AuthenticationFailed");
+}
+
+#[test]
 fn hub_address_learned() {
     let mut sim = Net::new(6);
     let h = sim.add(hub(1));

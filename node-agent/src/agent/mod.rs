@@ -56,6 +56,8 @@ pub struct Agent {
     resolver: Resolver,
     redirect: Option<tokio::task::JoinHandle<()>>,
     reconcile_at: Time,
+    /// From then on a comparison looks at nft too, which costs processes: when nft changed, and now and then.
+    nft_at: Time,
     save_at: Option<Time>,
     to_bursts: mpsc::Sender<Burst>,
     to_hairpins: mpsc::Sender<Hairpin>,
@@ -97,6 +99,7 @@ impl Agent {
             resolver: Resolver::new(to_resolved),
             redirect: None,
             reconcile_at: clock::now(),
+            nft_at: clock::now(),
             save_at: None,
             to_bursts,
             to_hairpins,
@@ -162,6 +165,7 @@ impl Agent {
         let names: BTreeSet<_> = hubs.flat_map(|h| &h.nbma).filter_map(|n| n.hostname.clone()).collect();
         self.resolver.want(&names);
         self.reconcile_at = now;
+        self.nft_at = now;
     }
 
     /// What every turn of the loop ends with: timers, outputs, kernel.
@@ -287,6 +291,9 @@ impl Agent {
             }
             other => self.tunnels.values().any(|t| reconcile::disturbs(other, t)),
         };
+        if matches!(event, KernelEvent::Nft { .. } | KernelEvent::Overrun) {
+            self.nft_at = now;
+        }
         if disturbed {
             debug!(?event, "kernel and plan may differ");
             self.reconcile_at = self.reconcile_at.min(now.after(SETTLE_MS));

@@ -19,23 +19,29 @@ use crate::{clock, snapshot};
 
 /// After a failure the kernel is compared again this soon, in milliseconds.
 const RETRY_MS: u64 = 1_000;
+/// Without any event nft is looked at this often, in milliseconds.
+const NFT_MS: u64 = 30_000;
 
 impl Agent {
     /// One comparison of everything.
     pub(super) async fn reconcile(&mut self) {
         let Some(mut observed) = self.observe().await else { return };
+        let look_at_nft = self.nft_at <= clock::now();
+        if look_at_nft {
+            self.nft_at = clock::now().after(NFT_MS);
+        }
         let mut links_changed = false;
         let names: Vec<_> = self.tunnels.keys().cloned().collect();
         for network in &names {
             links_changed |= self.reconcile_link(network, &observed).await;
         }
-        links_changed |= self.remove_stale(&observed).await;
+        links_changed |= self.remove_stale(&observed, look_at_nft).await;
         if links_changed {
             let Some(again) = self.observe().await else { return };
             observed = again;
         }
         for network in &names {
-            self.reconcile_tunnel(network, &observed).await;
+            self.reconcile_tunnel(network, &observed, look_at_nft).await;
         }
         self.capture_redirects();
     }
@@ -107,7 +113,7 @@ impl Agent {
     }
 
     /// Removes what is ours and belongs to no tunnel; true if a link went.
-    async fn remove_stale(&mut self, observed: &Observed) -> bool {
+    async fn remove_stale(&mut self, observed: &Observed, look_at_nft: bool) -> bool {
         let all: Vec<_> = self.tunnels.values().filter_map(|t| t.wanted.as_ref()).collect();
         // A tunnel whose source is not known yet may still have its link from an earlier run: keep that. So may one
         // whose configuration cannot be used at the moment: only an explicit wish takes away what works.
@@ -137,6 +143,10 @@ impl Agent {
                 }
             }
         }
+        let link_went = ops.iter().any(|op| matches!(op, Op::DeleteLink { .. }));
+        if !look_at_nft {
+            return link_went;
+        }
         match nft::tables().await {
             Ok(tables) => {
                 for table in tables {
@@ -149,11 +159,11 @@ impl Agent {
             }
             Err(error) => warn!(%error, "nft tables cannot be read"),
         }
-        ops.iter().any(|op| matches!(op, Op::DeleteLink { .. }))
+        link_went
     }
 
     /// Everything on the link of one tunnel.
-    async fn reconcile_tunnel(&mut self, network: &str, observed: &Observed) {
+    async fn reconcile_tunnel(&mut self, network: &str, observed: &Observed, look_at_nft: bool) {
         let now = clock::now();
         let Some(tunnel) = self.tunnels.get_mut(network) else { return };
         if tunnel.link == 0 {
@@ -185,15 +195,18 @@ impl Agent {
                 self.reconcile_at = clock::now().after(RETRY_MS);
             }
         }
-        self.reconcile_nft(network, text).await;
+        self.reconcile_nft(network, text, look_at_nft).await;
         if let Some(socket) = self.tunnels.get(network).and_then(|t| t.socket.as_ref()) {
             socket.send(network, &drained.packets).await;
         }
     }
 
-    /// Loads the nft table unless it stands as we loaded it.
-    async fn reconcile_nft(&mut self, network: &str, text: String) {
+    /// Loads the nft table unless it stands as we loaded it; without `look`, unless we loaded that text.
+    async fn reconcile_nft(&mut self, network: &str, text: String, look: bool) {
         let Some(tunnel) = self.tunnels.get_mut(network) else { return };
+        if !look && tunnel.loaded_nft.as_ref().is_some_and(|(loaded, _)| *loaded == text) {
+            return;
+        }
         let loaded = match nft::listed(network).await {
             Ok(Some(listed)) if tunnel.loaded_nft == Some((text.clone(), listed.clone())) => return,
             Ok(_) => nft::load(&text).await,
@@ -203,6 +216,7 @@ impl Agent {
             Ok(()) => tunnel.loaded_nft = nft::listed(network).await.ok().flatten().map(|l| (text, l)),
             Err(error) => {
                 warn!(network, %error, "nft table not loaded");
+                tunnel.loaded_nft = None;
                 self.reconcile_at = clock::now().after(RETRY_MS);
             }
         }

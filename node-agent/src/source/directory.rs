@@ -53,6 +53,8 @@ pub struct Options {
 /// # Errors
 /// When the directory cannot be read or watched at the start.
 pub fn watch(options: Options) -> anyhow::Result<watch::Receiver<Arc<Desired>>> {
+    let dir = options.dir.display();
+    anyhow::ensure!(options.dir.is_dir(), "--manifests {dir}: no such directory: make it, or name another");
     let (to_task, mut changes) = mpsc::channel(1);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Our own reading is an access, not a change.
@@ -214,7 +216,7 @@ impl Reader {
 /// in force already is older than what is new or changed, so that a slip never takes away what works.
 fn age(in_force: bool) -> Option<Time> {
     // No time at all sorts first.
-    (!in_force).then(|| Time(Timestamp::UNIX_EPOCH))
+    (!in_force).then_some(Time(Timestamp::UNIX_EPOCH))
 }
 
 /// Files ending in .yaml or .yml, by name. Unreadable ones carry the error.

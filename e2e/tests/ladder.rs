@@ -1,0 +1,317 @@
+//! Why a tunnel is not up: each reason is provoked on the wire, told with its cure by the report and by
+//! `show dmvpn`, and gone by itself when its cause is; the tunnel link stays the same one all the while.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use e2e::Lab;
+use e2e::lab::{Agent, Host};
+use e2e::ring3;
+use e2e::scene::Scene;
+use e2e::scene::overlay::{BRANCH_A, HUB, NETWORK, TUNNEL, link_index, manifests, quickstart};
+use e2e::wait;
+use view::State;
+
+const SOON: Duration = Duration::from_secs(10);
+/// Three requests without an answer: 1 s + 2 s + 4 s, with jitter, after the refresh that is due within 1 s.
+const SILENCE: Duration = Duration::from_secs(12);
+/// A silent hub is asked again after 8 s at the latest, then 16 s.
+const AGAIN: Duration = Duration::from_secs(25);
+/// A moved tunnel source is known to the hub within this time.
+const MOVED: Duration = Duration::from_secs(2);
+
+/// Hub and `branch-a`, both Up.
+struct Pair {
+    scene: Scene,
+    hub: Agent,
+    branch: Agent,
+    index: u64,
+}
+
+impl Pair {
+    /// Starts both; `change` is made in the branch's network.
+    fn start(lab: &Lab, change: (&str, &str)) -> Result<Self> {
+        let scene = Scene::build(lab)?;
+        let hub = Agent::start(
+            &scene.site("hub")?.host,
+            &["dmvpn.io/hub=hub1"],
+            &manifests(&["network.yaml", "hub-lan.yaml"])?,
+        )?;
+        let mut files = manifests(&["network.yaml", "branch-a.yaml"])?;
+        files.insert("network.yaml".into(), changed("network.yaml", &[change])?);
+        let branch = Agent::start(&scene.site("branch-a")?.host, &[], &files)?;
+        branch.wait_until_up(NETWORK, SOON)?;
+        let index = link_index(branch.host(), TUNNEL)?;
+        let pair = Self { scene, hub, branch, index };
+        pair.works(SOON)?;
+        Ok(pair)
+    }
+
+    fn host(&self) -> &Host {
+        self.branch.host()
+    }
+
+    /// The branch tells state and reason, in the report and for people, with `cause` and `cure` in the text.
+    fn tells(
+        &self,
+        state: State,
+        reason: &str,
+        words: [&str; 2],
+        deadline: Duration,
+    ) -> Result<view::Tunnel> {
+        let tunnel = self.branch.wait_for_state(NETWORK, state, reason, deadline)?;
+        let shown = self.branch.cli("show dmvpn")?;
+        for word in words.iter().chain([&reason]) {
+            ensure!(*word == reason || tunnel.message.contains(word), "no {word:?} in {:?}", tunnel.message);
+            ensure!(shown.contains(word), "no {word:?} in:\n{shown}");
+        }
+        ensure!(self.index == link_index(self.host(), TUNNEL)?, "another link at {reason}");
+        Ok(tunnel)
+    }
+
+    /// The tunnel is Up, carries packets to the hub, is the same link, and nothing is left of the reason.
+    fn works(&self, deadline: Duration) -> Result<()> {
+        let tunnel = self.branch.wait_until_up(NETWORK, deadline)?;
+        ensure!(
+            tunnel.reason.is_empty() && tunnel.message.is_empty(),
+            "{}: {}",
+            tunnel.reason,
+            tunnel.message
+        );
+        let shown = self.branch.cli("show dmvpn")?;
+        ensure!(!shown.contains("   State "), "still a reason:\n{shown}");
+        wait::until(SOON, "a ping to the hub's tunnel address", || {
+            self.host().run(&["ping", "-c1", "-W1", &HUB.to_string()])
+        })?;
+        ensure!(self.index == link_index(self.host(), TUNNEL)?, "another link");
+        Ok(())
+    }
+
+    /// Where the hub's kernel sends packets to the branch.
+    fn hub_neighbour(&self) -> Result<String> {
+        let text = self.hub.host().run(&["ip", "neighbour", "show", &BRANCH_A.to_string(), "dev", TUNNEL])?;
+        Ok(text.trim().to_owned())
+    }
+}
+
+/// A file of the quickstart with texts replaced.
+fn changed(file: &str, changes: &[(&str, &str)]) -> Result<String> {
+    let mut text = quickstart(file)?;
+    for (from, to) in changes {
+        ensure!(text.contains(from), "{file} has no {from:?}");
+        text = text.replace(from, to);
+    }
+    Ok(text)
+}
+
+const NOTHING: (&str, &str) = ("", "");
+/// Refresh every second, so that silence is noticed in seconds.
+const REFRESH: (&str, &str) =
+    ("holdTimeSeconds: 600", "holdTimeSeconds: 600\n    registrationIntervalSeconds: 1");
+
+#[test]
+fn what_is_wrong_with_the_underlay_is_told_and_passes() {
+    ring3(|lab| {
+        let pair = Pair::start(lab, NOTHING)?;
+        let host = pair.host();
+        let bring_up = || -> Result<()> {
+            host.ip("link set wan0 up")?;
+            host.ip("route add default via 198.51.100.1")
+        };
+
+        host.ip("link set wan0 down")?;
+        pair.tells(State::Intf, "NoDefaultRoute", ["no default route", "tunnelSource"], SOON)?;
+        bring_up()?;
+        pair.works(SOON)?;
+
+        // There is a default route, but not for the hub.
+        host.ip("route add unreachable 192.0.2.2/32")?;
+        pair.tells(State::Intf, "NoRouteToHub", ["192.0.2.2", "add a route"], SOON)?;
+        host.ip("route del unreachable 192.0.2.2/32")?;
+        pair.works(SOON)?;
+
+        // The same tunnel, its source named: the reasons are more exact.
+        let address = "overlayAddresses: [10.255.0.11]";
+        let source = format!("{address}\n  tunnelSource: {{from: Interface, interface: wan0}}");
+        pair.branch.write("branch-a.yaml", &changed("branch-a.yaml", &[(address, &source)])?)?;
+        pair.works(SOON)?;
+
+        host.ip("link set wan0 down")?;
+        pair.tells(State::Intf, "InterfaceDown", ["wan0", "ip link set wan0 up"], SOON)?;
+        bring_up()?;
+        pair.works(SOON)?;
+
+        let cable = pair.scene.uplink(pair.scene.site("branch-a")?);
+        pair.scene.isp.ip(&format!("link set {cable} down"))?;
+        pair.tells(State::Intf, "InterfaceNoCarrier", ["wan0", "check the cable"], SOON)?;
+        pair.scene.isp.ip(&format!("link set {cable} up"))?;
+        pair.works(SOON)?;
+
+        host.ip("addr del 198.51.100.2/24 dev wan0")?;
+        pair.tells(State::Intf, "InterfaceHasNoAddress", ["wan0", "configure one"], SOON)?;
+        host.ip("addr add 198.51.100.2/24 dev wan0")?;
+        // An address alone is no way to the hub.
+        pair.tells(State::Intf, "NoRouteToHub", ["192.0.2.2", "add a route"], SOON)?;
+        host.ip("route add default via 198.51.100.1")?;
+        pair.works(SOON)
+    });
+}
+
+#[test]
+fn a_hub_routed_through_its_own_tunnel_is_told_and_passes() {
+    ring3(|lab| {
+        let pair = Pair::start(lab, REFRESH)?;
+        let host = pair.host();
+        for route in [format!("192.0.2.2/32 dev {TUNNEL}"), format!("192.0.2.0/24 via {HUB} dev {TUNNEL}")] {
+            host.ip(&format!("route add {route}"))?;
+            pair.tells(State::Intf, "RecursiveRouting", ["192.0.2.2", "withdraw the overlay route"], SOON)?;
+            // Somebody else's route is told, not taken away.
+            let there = host.run(&["ip", "route", "show", "dev", TUNNEL, "proto", "boot"])?;
+            ensure!(there.contains("192.0.2."), "the foreign route is gone: {there}");
+            host.ip(&format!("route del {route}"))?;
+            pair.works(SOON)?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_silent_hub_and_a_wrong_key_are_told_and_pass() {
+    ring3(|lab| {
+        let pair = Pair::start(lab, REFRESH)?;
+        let cure = ["no answer", "Check that GRE (IP protocol 47) passes"];
+        pair.scene.isp.nft(
+            "table inet block { chain forward { type filter hook forward priority 0; meta l4proto gre drop; }; }",
+        )?;
+        let tunnel = pair.tells(State::Nhrp, "NoAnswer", cure, SILENCE)?;
+        let nhs = tunnel.nhs.first().context("no NHS")?;
+        ensure!(nhs.status == view::NhsStatus::Expecting && nhs.requests_failed >= 3, "{nhs:?}");
+        pair.scene.isp.nft("delete table inet block")?;
+        pair.works(AGAIN)?;
+
+        let other_key = changed("network.yaml", &[REFRESH, ("key: 100", "key: 101")])?;
+        pair.branch.write("network.yaml", &other_key)?;
+        pair.tells(State::Nhrp, "NoAnswer", ["key is the same", cure[1]], SILENCE)?;
+        pair.branch.write("network.yaml", &changed("network.yaml", &[REFRESH])?)?;
+        // Whoever mends something does not want to wait for the next turn.
+        pair.works(SOON)
+    });
+}
+
+#[test]
+fn passwords_that_differ_are_told_and_equal_ones_work() {
+    ring3(|lab| {
+        let pair = Pair::start(lab, REFRESH)?;
+        let refs = ("networkId: 100", "networkId: 100\n    authenticationSecretRefs: [{name: nhrp}]");
+        let branch_network = changed("network.yaml", &[REFRESH, refs])?;
+        let hub_network = changed("network.yaml", &[refs])?;
+        pair.hub.write("secret.yaml", &secret("s3cret-a"))?;
+        pair.hub.write("network.yaml", &hub_network)?;
+        // The hub asks for a password, the branch has none.
+        let cure = "Use the same authenticationSecretRefs";
+        pair.tells(State::Nhrp, "AuthenticationFailed", ["the hub answered with an error", cure], SILENCE)?;
+        pair.branch.write("secret.yaml", &secret("s3cret-a"))?;
+        pair.branch.write("network.yaml", &branch_network)?;
+        pair.works(SOON)?;
+
+        // The branch asks for one, the hub has none: it answers, but that proves nothing.
+        pair.hub.write("network.yaml", &quickstart("network.yaml")?)?;
+        pair.tells(State::Nhrp, "AuthenticationFailed", ["bear no password", cure], SILENCE)?;
+        pair.hub.write("network.yaml", &hub_network)?;
+        pair.works(AGAIN)?;
+
+        // Another password: the hub says so. (Errors bear none: RFC 2332.)
+        pair.branch.write("secret.yaml", &secret("other"))?;
+        pair.tells(State::Nhrp, "AuthenticationFailed", ["the hub answered with an error", cure], SILENCE)?;
+        let dropped = pair.hub.cli("show ip nhrp traffic")?;
+        ensure!(dropped.contains("uthentication"), "the hub counts no authentication failure:\n{dropped}");
+        for agent in [&pair.hub, &pair.branch] {
+            let told =
+                format!("{}{}{}", agent.log(), agent.cli("show dmvpn detail")?, agent.cli("show problems")?);
+            ensure!(!told.contains("s3cret-a") && !told.contains("other\""), "a password is told:\n{told}");
+        }
+
+        pair.branch.write("secret.yaml", &secret("s3cret-a"))?;
+        pair.works(SOON)
+    });
+}
+
+#[test]
+fn a_suspended_tunnel_is_down_and_forgotten_and_comes_back() {
+    ring3(|lab| {
+        let mut pair = Pair::start(lab, NOTHING)?;
+        ensure!(!pair.hub_neighbour()?.is_empty(), "the hub does not know the branch even before");
+        let asleep = changed("network.yaml", &[("  phase: Phase3", "  phase: Phase3\n  suspend: true")])?;
+        pair.branch.write("network.yaml", &asleep)?;
+        let down = |pair: &Pair| -> Result<()> {
+            pair.tells(State::AdminDown, "Suspended", ["spec.suspend is true", "set it to false"], SOON)?;
+            let shown = pair.branch.cli("show dmvpn")?;
+            ensure!(shown.contains(&format!("{TUNNEL} is admin down")), "{shown}");
+            wait::until(SOON, "the tunnel link to be down", || {
+                let link = pair.host().ip_json(&format!("link show {TUNNEL}"))?;
+                let flags = link[0]["flags"].to_string();
+                ensure!(!flags.contains("\"UP\""), "{flags}");
+                Ok(())
+            })
+        };
+        let start = Instant::now();
+        wait::until(SOON, "the hub to forget the branch", || {
+            let neighbour = pair.hub_neighbour()?;
+            ensure!(neighbour.is_empty(), "{neighbour}");
+            Ok(())
+        })?;
+        ensure!(start.elapsed() < MOVED, "forgotten after {:?}", start.elapsed());
+        down(&pair)?;
+        let routes = pair.host().run(&["ip", "route", "show", "dev", TUNNEL])?;
+        ensure!(routes.trim().is_empty(), "routes of a suspended tunnel: {routes}");
+
+        // It stays so over a restart.
+        pair.branch.kill()?;
+        pair.branch.restart()?;
+        down(&pair)?;
+
+        pair.branch.write("network.yaml", &quickstart("network.yaml")?)?;
+        pair.works(SOON)?;
+        ensure!(!pair.hub_neighbour()?.is_empty(), "the hub does not know the branch again");
+        let lan = pair.hub.host().run(&["ip", "route", "show", "10.20.0.0/24"])?;
+        ensure!(lan.contains(TUNNEL), "the hub has no route to the branch's LAN: {lan}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_tunnel_source_that_moves_is_registered_again_at_once() {
+    ring3(|lab| {
+        let pair = Pair::start(lab, NOTHING)?;
+        let before = pair.hub_neighbour()?;
+        ensure!(before.contains("198.51.100.2 "), "{before}");
+        for (from, to) in [("198.51.100.2", "198.51.100.66"), ("198.51.100.66", "198.51.100.2")] {
+            let start = Instant::now();
+            pair.host().ip_batch(&[
+                format!("addr del {from}/24 dev wan0"),
+                format!("addr add {to}/24 dev wan0"),
+                "route add default via 198.51.100.1".to_owned(),
+            ])?;
+            wait::until(SOON, "the hub to send to the new address", || {
+                let now = pair.hub_neighbour()?;
+                ensure!(now.contains(&format!("{to} ")), "{now:?}");
+                Ok(())
+            })?;
+            let took = start.elapsed();
+            ensure!(took <= MOVED, "the hub sends to {to} only after {took:?}");
+            pair.works(SOON)?;
+            let link = pair.host().run(&["ip", "-d", "link", "show", TUNNEL])?;
+            ensure!(link.contains(&format!("local {to} ")), "{link}");
+            let shown = pair.branch.cli("show dmvpn detail")?;
+            ensure!(shown.contains(&format!("Src./Dest. addr: {to}/MGRE")), "{shown}");
+        }
+        Ok(())
+    });
+}
+
+fn secret(password: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: nhrp, labels: {{dmvpn.io/network: {NETWORK}}}}}\n\
+         stringData: {{password: {password}}}\n"
+    )
+}
