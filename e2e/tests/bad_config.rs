@@ -1,5 +1,5 @@
-//! Wrong configuration on running agents: each mistake is told with object, field, value and cure, takes nothing
-//! away that works – not even over a restart – and is forgotten when it is mended.
+//! Wrong configuration on running agents: each mistake is told with object, field, value and cure, takes
+//! nothing away that works – not even over a restart – and is forgotten when it is mended.
 
 use std::fs;
 use std::time::Duration;
@@ -149,7 +149,7 @@ fn a_broken_file_leaves_the_last_good_in_force() {
         pair.branch.write("branch-a.yaml", &branch)?;
         pair.mended("the file is there again")?;
 
-        // A value that is refused: the object's last good version stays, the others of the file are not concerned.
+        // A value that is refused: the object's last good version stays.
         let refused = changed("branch-a.yaml", "10.20.0.0/24", "10.20.0.7/24")?;
         pair.branch.write("branch-a.yaml", &refused)?;
         let words =
@@ -274,7 +274,8 @@ fn objects_that_contradict_what_works_are_at_fault_themselves() {
             "network.yaml",
             ipsec,
             &format!(
-                "  ipsec: {{mode: Required, authentication: {{type: PSK, pskSecretRefs: [{{name: a}}]}}}}\n{ipsec}"
+                "  ipsec:\n    mode: Required\n    authentication: {{type: PSK, \
+                 pskSecretRefs: [{{name: a}}]}}\n{ipsec}"
             ),
         )?;
         pair.branch.write("network.yaml", &required)?;
@@ -295,7 +296,8 @@ fn a_secret_that_is_not_there_leaves_the_tunnel_as_it_was() {
         pair.tells_only(object, "SecretMissing", &[field, "Secret nhrp is not there", "add it"])?;
         let secret = |labels: &str, key: &str| {
             format!(
-                "apiVersion: v1\nkind: Secret\nmetadata: {{name: nhrp{labels}}}\nstringData: {{{key}: s3cret}}\n"
+                "apiVersion: v1\nkind: Secret\nmetadata: {{name: nhrp{labels}}}\n\
+                 stringData: {{{key}: s3cret}}\n"
             )
         };
         pair.branch.write("secret.yaml", &secret("", "word"))?;
@@ -304,7 +306,7 @@ fn a_secret_that_is_not_there_leaves_the_tunnel_as_it_was() {
         pair.branch.write("secret.yaml", &secret(labels, "password"))?;
         pair.tells_only(object, "SecretKeyMissing", &[field, "has no key word", "put the password there"])?;
 
-        // So it is over a restart: without a password there is no tunnel to run, but none is taken away either.
+        // Over a restart: without a password there is no tunnel to run, but none is taken away either.
         pair.restart()?;
         pair.branch.wait_for_problem(object, "SecretKeyMissing", SOON)?;
         ensure!(link_index(pair.host(), TUNNEL)? == pair.index, "another link");

@@ -176,22 +176,28 @@ fn a_hub_routed_through_its_own_tunnel_is_told_and_passes() {
 }
 
 #[test]
-fn a_silent_hub_and_a_wrong_key_are_told_and_pass() {
+fn a_silent_hub_is_told_and_passes() {
     ring3(|lab| {
         let pair = Pair::start(lab, REFRESH)?;
-        let cure = ["no answer", "Check that GRE (IP protocol 47) passes"];
+        let words = ["no answer", "Check that GRE (IP protocol 47) passes"];
         pair.scene.isp.nft(
-            "table inet block { chain forward { type filter hook forward priority 0; meta l4proto gre drop; }; }",
+            "table inet block { chain f { type filter hook forward priority 0; meta l4proto gre drop; }; }",
         )?;
-        let tunnel = pair.tells(State::Nhrp, "NoAnswer", cure, SILENCE)?;
+        let tunnel = pair.tells(State::Nhrp, "NoAnswer", words, SILENCE)?;
         let nhs = tunnel.nhs.first().context("no NHS")?;
         ensure!(nhs.status == view::NhsStatus::Expecting && nhs.requests_failed >= 3, "{nhs:?}");
         pair.scene.isp.nft("delete table inet block")?;
-        pair.works(AGAIN)?;
+        pair.works(AGAIN)
+    });
+}
 
+#[test]
+fn a_wrong_key_is_told_and_passes() {
+    ring3(|lab| {
+        let pair = Pair::start(lab, REFRESH)?;
         let other_key = changed("network.yaml", &[REFRESH, ("key: 100", "key: 101")])?;
         pair.branch.write("network.yaml", &other_key)?;
-        pair.tells(State::Nhrp, "NoAnswer", ["key is the same", cure[1]], SILENCE)?;
+        pair.tells(State::Nhrp, "NoAnswer", ["no answer", "that the key is the same"], SILENCE)?;
         pair.branch.write("network.yaml", &changed("network.yaml", &[REFRESH])?)?;
         // Whoever mends something does not want to wait for the next turn.
         pair.works(SOON)

@@ -193,11 +193,7 @@ impl Tunnel {
         }
         match &mut self.engine {
             Some(engine) => {
-                let moved = self.configured.as_ref().is_some_and(|old| old.nbma != config.nbma);
                 engine.handle_input(now, Input::Configure(Box::new(config.clone())));
-                if moved {
-                    engine.handle_input(now, Input::Nbma { link: config.link, nbma: config.nbma });
-                }
             }
             None => {
                 let (snapshot, age) = snapshot().unwrap_or_default();
