@@ -64,7 +64,7 @@ progress() {
 }
 
 build() {
-    local target dir tmp tar log pid start=$SECONDS
+    local target dir tar log pid start=$SECONDS
     target=$(kernel_path)
     [ -x "$target" ] && return 0
     tar=/usr/src/$source_pkg.tar.xz
@@ -76,7 +76,8 @@ build() {
     # Only the holder of the lock makes such folders: what is here was left by a run that was killed.
     rm -rf "$cache"/guest-kernel/tmp.*
     tmp=$(mktemp -d "$cache/guest-kernel/tmp.XXXXXX")
-    trap 'rm -rf "$tmp"' EXIT
+    # Not local: the trap runs when this function is over.
+    trap 'rm -rf "${tmp:-}"' EXIT
     log=$tmp/log
     echo "guest kernel: unpacking $source_pkg (1.5 GB, removed afterwards; about half a minute)" >&2
     tar -C "$tmp" -xf $tar
