@@ -81,7 +81,9 @@ counted() {
 cargo_tool() {
     command -v "$1" >/dev/null && return
     step "installing $1 $2 with cargo (3 to 8 minutes)"
-    CARGO_TARGET_DIR=$cache/tools/build counted "$1" "$3" \
+    # They run for seconds: what they gain from full optimisation is less than it costs to build them so.
+    CARGO_TARGET_DIR=$cache/tools/build CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
+        CARGO_PROFILE_RELEASE_CODEGEN_UNITS=256 counted "$1" "$3" \
         nice cargo install --locked --root "$cache/tools" "$1" --version "$2" ||
         die "cargo install $1 failed"
     rm -rf "$cache/tools/build"
