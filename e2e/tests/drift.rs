@@ -1,6 +1,6 @@
-//! Whoever changes what is ours in the kernel sees it back within a second, and nothing that is not ours is
-//! touched: single deletions, lost notifications, a killed agent, `dmvpn-agent purge`, a network that went
-//! while the agent was away. Looked at from outside: `ip`, `nft`, pings.
+//! Whoever changes what is ours in the kernel sees it back (within a second; nft and amid a flood a little
+//! later), and nothing that is not ours is touched: single deletions, lost notifications, a killed agent,
+//! `dmvpn-agent purge`, a network that went while the agent was away. Looked at from outside: `ip`, `nft`, pings.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -18,8 +18,8 @@ use e2e::wait;
 
 /// Drift is healed within this (measured: 32–111 ms)…
 const HEALED: Duration = Duration::from_secs(1);
-/// … drift of nft, which forks a process to look, and what happens amid a flood (measured: 0.5 and 0.9 s in a guest
-/// on one CPU), within this.
+/// … drift of nft, which forks a process to look, and what happens amid a flood (measured: 0.5 and 0.9–1.0 s in
+/// a guest on one CPU), within this.
 const HEALED_LATE: Duration = Duration::from_secs(4);
 const SOON: Duration = Duration::from_secs(20);
 /// Changes of a foreign neighbour: more than the notifications that the agent's socket holds.
@@ -88,7 +88,7 @@ const DRIFT: &[(&str, &str, &str)] = &[
 ];
 
 #[test]
-fn drift_heals_within_a_second_and_what_is_foreign_stays() {
+fn drift_heals_and_what_is_foreign_stays() {
     ring3(|lab| {
         let scene = Scene::build(lab)?;
         plant(&scene.site("branch-a")?.host)?;
