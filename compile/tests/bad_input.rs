@@ -1,4 +1,4 @@
-//! Bad values for every leaf of the three schemas: each is refused with object, field, value and cure.
+//! Bad values for every leaf of the four schemas: each is refused with object, field, value and cure.
 //!
 //! The leaves are found by walking the generated schemas, so that a new field is tested without a line here;
 //! a field that no specimen has fails the test. Each bad value is put into a specimen that is valid
@@ -9,10 +9,11 @@ use compile::{Inputs, compile};
 use crds::schema;
 use serde_json::{Value, json};
 
-const SPECIMENS: [(&str, &str); 3] = [
+const SPECIMENS: [(&str, &str); 4] = [
     ("DmvpnNetwork", include_str!("specimens/network.yaml")),
     ("DmvpnSpoke", include_str!("specimens/spoke.yaml")),
     ("DmvpnEndpoint", include_str!("specimens/endpoint.yaml")),
+    ("DmvpnAddress", include_str!("specimens/address.yaml")),
 ];
 
 /// Words by which a message tells what to do.
@@ -61,7 +62,7 @@ fn a_bad_value_for_every_leaf_is_refused() {
         println!("{kind}: {leaves_here} leaves, {values_here} bad values, all refused");
         (leaves, values) = (leaves + leaves_here, values + values_here);
     }
-    println!("bad input: {leaves} leaves of 3 schemas, {values} bad values, none accepted");
+    println!("bad input: {leaves} leaves of 4 schemas, {values} bad values, none accepted");
     assert!(leaves > 200 && values > 500, "{leaves} leaves, {values} values: the walk misses most of them");
 }
 

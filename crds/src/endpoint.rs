@@ -336,8 +336,26 @@ pub struct DmvpnEndpointStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 10000000))]
     pub peers: Option<i32>,
+    /// External spokes of `spec.external` that are registered here; on hubs only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 4096),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub external: Vec<ExternalStatus>,
     /// Conditions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "bounds::conditions")]
     pub conditions: Vec<Condition>,
+}
+
+/// An external spoke that is registered with this hub.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExternalStatus {
+    /// Name of the `DmvpnSpoke`.
+    #[schemars(schema_with = "bounds::subdomain")]
+    pub name: String,
+    /// Underlay address that it registered from.
+    pub nbma: IpAddr,
 }

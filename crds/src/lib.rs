@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod address;
 pub mod bounds;
 pub mod conditions;
 pub mod docs;
@@ -15,8 +16,10 @@ pub mod net;
 pub mod network;
 pub mod reasons;
 pub mod schema;
+pub mod secrets;
 pub mod spoke;
 
+pub use address::{DmvpnAddress, DmvpnAddressSpec};
 pub use conditions::{ConditionStatus, ConditionType};
 pub use endpoint::{DmvpnEndpoint, DmvpnEndpointSpec, DmvpnEndpointStatus};
 pub use net::Cidr;
@@ -35,3 +38,17 @@ pub const API_VERSION: &str = "dmvpn.io/v1alpha1";
 pub const HUB_LABEL: &str = "dmvpn.io/hub";
 /// Label of a Secret: the network that may use it.
 pub const NETWORK_LABEL: &str = "dmvpn.io/network";
+/// Finalizer of a `DmvpnEndpoint`: it goes only when the agent has taken its tunnel away, or the node is gone.
+pub const ENDPOINT_FINALIZER: &str = "dmvpn.io/endpoint";
+/// Value of `status.state` of an endpoint whose tunnel was taken away on request (`desired: Absent`).
+pub const STATE_ABSENT: &str = "Absent";
+/// Value of `status.state` of an endpoint whose agent does not report.
+pub const STATE_UNKNOWN: &str = "Unknown";
+/// Field manager of the operator.
+pub const OPERATOR_MANAGER: &str = "dmvpn-operator";
+
+/// Field manager of the agent of a node.
+pub fn agent_manager(node: &str) -> String {
+    // The API server takes at most 128 characters.
+    format!("dmvpn-agent/{node}").chars().take(128).collect()
+}

@@ -125,6 +125,17 @@ reasons! {
     ReversePathFilter: "Strict reverse path filtering drops packets.", "Set net.ipv4.conf.all.rp_filter to 0 or 2.";
     SharedSecret: "One key for all: anyone can claim any name.", "Use certificates, or a key for each spoke.";
     AgentSilent: "The agent of the node does not report.", "Check the agent's pod and the node.";
+    NothingHere: "It is accepted, and no node of this cluster has a part in it.",
+        "Nothing to do if the sites are elsewhere; else label a node.";
+    TunnelsNotReady: "Some of its tunnels are not up.", "See `kubectl get dmvpnendpoints`, and the message.";
+    NotRegistered: "No hub of this cluster has a registration of this external spoke.",
+        "Check the router: its NHS address, the key, and that GRE (IP protocol 47) passes.";
+    Removing: "The tunnel is being taken away.", "Wait.";
+    Removed: "The tunnel was taken away, as it was asked to be.", "Nothing to do.";
+    EndpointGone: "The endpoint object is gone, though nobody asked for the tunnel to be removed: it stays.",
+        "Bring the operator back; to remove the tunnel, run `dmvpn-agent purge` on the node.";
+    SecretsUnavailable: "The agent cannot get its Secrets from the operator.",
+        "See the message: the operator must be reachable from the node, and its certificate valid.";
 }
 
 impl fmt::Display for Reason {

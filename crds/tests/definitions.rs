@@ -33,10 +33,10 @@ spec:
 
 #[test]
 fn the_committed_definitions_are_those_of_the_types() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/dmvpn/crds");
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/dmvpn/files/crds");
     for (name, text) in schema::files().unwrap() {
         let there = std::fs::read_to_string(dir.join(&name)).unwrap_or_default();
-        assert!(there == text, "{name} is stale: cargo run -p crds --bin crdgen -- charts/dmvpn/crds");
+        assert!(there == text, "{name} is stale: cargo run -p crds --bin crdgen .");
     }
 }
 

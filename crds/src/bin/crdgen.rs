@@ -1,7 +1,7 @@
 //! `crdgen`: writes what is generated from the types: the CustomResourceDefinitions and the reference pages.
 //!
 //! - `crdgen` prints the definitions;
-//! - `crdgen ROOT` writes `charts/dmvpn/crds` and `docs/reference` below ROOT (the repository);
+//! - `crdgen ROOT` writes `charts/dmvpn/files/crds` and `docs/reference` below ROOT (the repository);
 //! - `crdgen --check ROOT` fails if the files there differ from what would be written, or are too many.
 
 #![forbid(unsafe_code)]
@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-const DEFINITIONS: &str = "charts/dmvpn/crds";
+const DEFINITIONS: &str = "charts/dmvpn/files/crds";
 const REFERENCE: &str = "docs/reference";
 
 fn main() -> ExitCode {

@@ -6,13 +6,13 @@ use std::sync::LazyLock;
 use kube::CustomResourceExt;
 use serde_json::{Map, Value, json};
 
-use crate::{DmvpnEndpoint, DmvpnNetwork, DmvpnSpoke};
+use crate::{DmvpnAddress, DmvpnEndpoint, DmvpnNetwork, DmvpnSpoke};
 
 /// Kinds, in the order in which they are documented.
-pub const KINDS: [&str; 3] = ["DmvpnNetwork", "DmvpnSpoke", "DmvpnEndpoint"];
+pub const KINDS: [&str; 4] = ["DmvpnNetwork", "DmvpnSpoke", "DmvpnEndpoint", "DmvpnAddress"];
 
 static DEFINITIONS: LazyLock<Vec<Value>> = LazyLock::new(|| {
-    [DmvpnNetwork::crd(), DmvpnSpoke::crd(), DmvpnEndpoint::crd()]
+    [DmvpnNetwork::crd(), DmvpnSpoke::crd(), DmvpnEndpoint::crd(), DmvpnAddress::crd()]
         .into_iter()
         .map(|crd| tidy(serde_json::to_value(crd).unwrap_or_default()))
         .collect()

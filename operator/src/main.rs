@@ -1,0 +1,5 @@
+//! `dmvpn-operator`.
+
+#![forbid(unsafe_code)]
+
+fn main() {}
