@@ -1,0 +1,119 @@
+//! What the two accounts may do: the whole list, so that nothing is added unseen.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::helm::{render, render_as};
+use crate::objects::{Objects, list, text, texts};
+use crate::shape::MATRIX;
+
+/// Everywhere (`*`) or in the release's namespace: group/resource[:name], verbs.
+type Right = (&'static str, &'static str, &'static [&'static str]);
+
+const READ: &[&str] = &["get", "list", "watch"];
+
+const OPERATOR: &[Right] = &[
+    ("*", "dmvpn.io/dmvpnnetworks", READ),
+    ("*", "dmvpn.io/dmvpnspokes", READ),
+    ("*", "dmvpn.io/dmvpnnetworks/status", &["patch", "update"]),
+    ("*", "dmvpn.io/dmvpnspokes/status", &["patch", "update"]),
+    ("*", "dmvpn.io/dmvpnendpoints", &["get", "list", "watch", "create", "patch", "update", "delete"]),
+    ("*", "dmvpn.io/dmvpnaddresses", &["get", "list", "watch", "create", "patch", "update", "delete"]),
+    ("*", "dmvpn.io/dmvpnendpoints/status", &["patch"]),
+    ("*", "dmvpn.io/dmvpnnetworks/finalizers", &["update"]),
+    ("*", "/nodes", READ),
+    ("*", "authentication.k8s.io/tokenreviews", &["create"]),
+    ("*", "events.k8s.io/events", &["create", "patch"]),
+    ("dmvpn-system", "/pods", &["list", "watch"]),
+    ("dmvpn-system", "/secrets", &["list", "watch"]),
+    ("dmvpn-system", "/secrets:dmvpn-operator-tls", &["get", "patch", "update"]),
+    ("dmvpn-system", "/configmaps:dmvpn-operator-ca", &["get", "patch", "update"]),
+    ("dmvpn-system", "coordination.k8s.io/leases:dmvpn-operator", &["get", "patch", "update"]),
+];
+
+const AGENT: &[Right] = &[
+    ("*", "dmvpn.io/dmvpnendpoints", READ),
+    ("*", "dmvpn.io/dmvpnendpoints/status", &["patch"]),
+    ("dmvpn-system", "discovery.k8s.io/endpointslices", &["get", "list"]),
+    ("dmvpn-system", "/configmaps:dmvpn-operator-ca", &["get"]),
+    ("dmvpn-system", "apps/daemonsets:dmvpn-agent", &["get"]),
+    ("dmvpn-system", "/namespaces:dmvpn-system", &["get"]),
+];
+
+#[test]
+fn accounts_may_what_is_listed_and_no_more() {
+    for values in MATRIX.iter().filter(|values| !values.contains("fullnameOverride")) {
+        let objects = render(values);
+        for (account, want) in [("dmvpn-operator", OPERATOR), ("dmvpn-agent", AGENT)] {
+            let want: BTreeSet<String> = want
+                .iter()
+                .flat_map(|(place, what, verbs)| {
+                    verbs.iter().map(move |verb| format!("{place} {what} {verb}"))
+                })
+                .collect();
+            let seen = rights(&objects, account);
+            let more: Vec<_> = seen.difference(&want).collect();
+            let fewer: Vec<_> = want.difference(&seen).collect();
+            assert!(
+                more.is_empty() && fewer.is_empty(),
+                "{values:?}: {account}: more {more:?}, fewer {fewer:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn agents_have_no_right_on_secrets_and_nobody_has_a_wildcard() {
+    let objects = render_as("edge", "net", "operator: {replicas: 3}");
+    let agent = rights(&objects, "edge-dmvpn-agent");
+    assert!(!agent.is_empty() && agent.iter().all(|right| !right.contains("secrets")), "{agent:?}");
+    for kind in ["Role", "ClusterRole"] {
+        for role in objects.of_kind(kind) {
+            for rule in list(&role["rules"]) {
+                for field in ["apiGroups", "resources", "verbs"] {
+                    assert!(texts(&rule[field]).iter().all(|entry| !entry.contains('*')), "{rule}");
+                }
+                assert!(rule["nonResourceURLs"].is_null(), "{rule}");
+            }
+        }
+    }
+    let makers = |verb: &str| -> Vec<_> {
+        let all = ["edge-dmvpn-agent", "edge-dmvpn-operator"].map(|account| rights(&objects, account));
+        all.into_iter().flatten().filter(|right| right.ends_with(verb)).collect()
+    };
+    // Neither may give rights to anybody, or act as somebody else.
+    for verb in [" bind", " escalate", " impersonate", " deletecollection"] {
+        assert!(makers(verb).is_empty(), "{verb}");
+    }
+}
+
+/// `place group/resource[:name] verb` of what an account is bound to.
+fn rights(objects: &Objects, account: &str) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    for kind in ["RoleBinding", "ClusterRoleBinding"] {
+        for binding in objects.of_kind(kind) {
+            if !list(&binding["subjects"]).iter().any(|subject| subject["name"] == account) {
+                continue;
+            }
+            let role = objects.get(text(&binding["roleRef"]["kind"]), text(&binding["roleRef"]["name"]));
+            let place = if kind == "RoleBinding" { text(&binding["metadata"]["namespace"]) } else { "*" };
+            list(&role["rules"]).iter().for_each(|rule| spell_out(place, rule, &mut all));
+        }
+    }
+    all
+}
+
+fn spell_out(place: &str, rule: &Value, all: &mut BTreeSet<String>) {
+    let names = texts(&rule["resourceNames"]);
+    for group in texts(&rule["apiGroups"]) {
+        for resource in texts(&rule["resources"]) {
+            for verb in texts(&rule["verbs"]) {
+                if names.is_empty() {
+                    all.insert(format!("{place} {group}/{resource} {verb}"));
+                }
+                all.extend(names.iter().map(|name| format!("{place} {group}/{resource}:{name} {verb}")));
+            }
+        }
+    }
+}
