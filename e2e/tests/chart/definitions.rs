@@ -4,12 +4,12 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::helm::{chart, render};
+use crate::helm::{chart, render_all};
 use crate::objects::text;
 
 #[test]
 fn definitions_are_the_generated_ones_and_stay() {
-    let objects = render("");
+    let objects = render_all("");
     let mut count = 0;
     for entry in fs::read_dir(chart().join("files/crds")).unwrap() {
         let file = entry.unwrap().path();

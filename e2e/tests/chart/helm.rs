@@ -16,14 +16,23 @@ pub(crate) fn chart() -> PathBuf {
     e2e::paths::repository().join("charts/dmvpn")
 }
 
-/// What is rendered for these values (YAML).
+/// What is rendered for these values (YAML), the definitions left out: they are most of it, and the same for all values.
 pub(crate) fn render(values: &str) -> Objects {
     render_as(RELEASE, NAMESPACE, values)
 }
 
 /// As [`render`], as another release.
 pub(crate) fn render_as(release: &str, namespace: &str, values: &str) -> Objects {
-    let text = template(release, namespace, values)
+    rendered(release, namespace, values, &["--set", "crds.install=false"])
+}
+
+/// What is rendered for these values, all of it.
+pub(crate) fn render_all(values: &str) -> Objects {
+    rendered(RELEASE, NAMESPACE, values, &[])
+}
+
+fn rendered(release: &str, namespace: &str, values: &str, words: &[&str]) -> Objects {
+    let text = template(release, namespace, values, words)
         .unwrap_or_else(|error| panic!("helm refuses {values:?} as {release}: {error}"));
     assert!(
         !text.contains("<no value>") && !text.contains("<nil>"),
@@ -34,15 +43,16 @@ pub(crate) fn render_as(release: &str, namespace: &str, values: &str) -> Objects
 
 /// Why these values are refused.
 pub(crate) fn refusal(values: &str) -> String {
-    match template(RELEASE, NAMESPACE, values) {
+    match template(RELEASE, NAMESPACE, values, &[]) {
         Ok(_) => panic!("{values:?} is not refused"),
         Err(error) => error,
     }
 }
 
-fn template(release: &str, namespace: &str, values: &str) -> Result<String, String> {
+fn template(release: &str, namespace: &str, values: &str, words: &[&str]) -> Result<String, String> {
     let chart = chart().display().to_string();
-    helm(&["template", release, &chart, "--namespace", namespace, "--values", "-"], values)
+    let common = ["template", release, &chart, "--namespace", namespace, "--values", "-"];
+    helm(&[&common, words].concat(), values)
 }
 
 /// Runs helm with `input`; its standard output, or else its standard error.

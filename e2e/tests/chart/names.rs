@@ -34,7 +34,7 @@ fn the_name_of_the_release_is_in_all_names() {
         let objects = render_as(release, "net", values);
         objects.get("Deployment", want);
         let prefix = want.strip_suffix("operator").unwrap();
-        for object in objects.0.iter().filter(|object| object["kind"] != "CustomResourceDefinition") {
+        for object in &objects.0 {
             let name = text(&object["metadata"]["name"]);
             assert!(name.starts_with(prefix), "{release}: {name}");
             // A Service's name, and what names of pods are made of, has to be a label of DNS.
@@ -47,7 +47,7 @@ fn the_name_of_the_release_is_in_all_names() {
 
 #[test]
 fn two_releases_do_not_collide() {
-    let values = "{operator: {replicas: 2}, networkPolicy: {enabled: true}, crds: {install: false}}";
+    let values = "{operator: {replicas: 2}, networkPolicy: {enabled: true}}";
     let names = |release: &str, namespace: &str, keep: fn(&Value) -> bool| -> BTreeSet<String> {
         let objects = render_as(release, namespace, values);
         objects.0.iter().filter(|object| keep(object)).map(name).collect()
@@ -109,8 +109,7 @@ fn objects_are_in_the_namespace_of_the_release_and_have_its_labels() {
     }
 }
 
-/// All but the definitions, which are the same for all releases, and what the user adds.
+/// All but what the user adds.
 fn ours(objects: &Objects) -> impl Iterator<Item = &Value> {
-    let more = "more";
-    objects.0.iter().filter(move |o| o["kind"] != "CustomResourceDefinition" && o["metadata"]["name"] != more)
+    objects.0.iter().filter(|object| object["metadata"]["name"] != "more")
 }

@@ -16,14 +16,13 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBind
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Value, json};
 
-use crate::helm::{NAMESPACE, chart, helm, render};
+use crate::helm::{NAMESPACE, chart, helm, render, render_all};
 use crate::objects::{Objects, list, name, text, texts};
 
 /// Values that change which objects there are or what they hold.
 pub(crate) const MATRIX: &[&str] = &[
     "",
     "fullnameOverride: vpn",
-    "crds: {install: false}",
     "operator: {replicas: 3}",
     "operator: {replicas: 5, topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone, whenUnsatisfiable: DoNotSchedule}]}",
     "operator: {listenAddress: 0.0.0.0, priorityClassName: \"\", nodeSelector: null, resources: null}",
@@ -82,7 +81,7 @@ fn objects_by_default_and_by_choice() {
             DEFAULT.iter().copied().filter(|name| name.starts_with("CustomResource")).collect(),
         ),
     ] {
-        let seen = render(values).names();
+        let seen = render_all(values).names();
         let seen_more: Vec<_> = seen.difference(&defaults).map(String::as_str).collect();
         let seen_fewer: Vec<_> = defaults.difference(&seen).map(String::as_str).collect();
         assert_eq!((seen_more, seen_fewer), (more, fewer), "{values:?}");
@@ -102,8 +101,9 @@ fn helm_finds_nothing_to_say_about_the_chart() {
 /// lost on the way.
 #[test]
 fn each_object_has_only_fields_that_the_api_knows() {
-    for values in MATRIX {
-        for object in render(values).0 {
+    let all = MATRIX.iter().map(|values| (values, render(values))).chain([(&"", render_all(""))]);
+    for (values, objects) in all {
+        for object in objects.0 {
             let again = written_again(&object).unwrap_or_else(|error| panic!("{}: {error}", name(&object)));
             let lost = difference("", &object, &again);
             assert!(lost.is_empty(), "{values:?}: {}: {lost:?}", name(&object));
