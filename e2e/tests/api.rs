@@ -53,7 +53,7 @@ const NETWORKS: &[Case] = &[
         "give exactly one of address and hostname",
     ),
     (|s| s["hubs"][0]["nbma"][0] = json!({}), "give exactly one of address and hostname"),
-    (|s| s["hubs"][0]["nbma"][0]["address"] = json!("192.0.2.2/24"), "prefix length"),
+    (|s| s["hubs"][0]["nbma"][0]["address"] = json!("192.0.2.2/24"), "prefix"),
     (
         |s| s["hubs"][0]["overlayAddresses"] = json!(["10.255.0.1", "10.255.0.9"]),
         "at most one address a family",
@@ -87,7 +87,7 @@ const NETWORKS: &[Case] = &[
         |s| s["nhrp"] = json!({"multicast": {"mode": "Static", "groups": ["10.0.0.1"]}}),
         "must be a multicast address",
     ),
-    (|s| s["tunnel"] = json!({"key": 4_294_967_296_u64}), "key must be 0-4294967295"),
+    (|s| s["tunnel"] = json!({"key": 4_294_967_296_u64}), "must be 0-4294967295"),
     (
         |s| {
             s["access"] = json!({"defaultAction": "Deny", "rules": [
