@@ -127,13 +127,20 @@ if [ "$("$here/guest-kernel.sh" engine)" = guest ] && ! "$here/guest-kernel.sh" 
     "$here/guest-kernel.sh" build 9>&-
 fi
 
-# 3. cargo tools
+# 3. Kubernetes: control plane, kubelet, kubectl, helm
+if ! "$here/kubernetes.sh" path >/dev/null; then
+    command -v go >/dev/null || die "go is missing: install Go 1.26 or later (https://go.dev/dl)"
+    step "building Kubernetes and helm once from Go modules (10 to 15 minutes on 2 CPUs)"
+    "$here/kubernetes.sh" build 9>&-
+fi
+
+# 4. cargo tools
 if [ "$goal" = test ]; then
     cargo_tool cargo-nextest 0.9.151 400
     cargo_tool cargo-deny 0.20.2 330
 fi
 
-# 4. our own programs
+# 5. our own programs
 crates=$(($(grep -c '^name = ' Cargo.lock) * 8 / 10))
 [ -d "${CARGO_TARGET_DIR:-target}/debug/deps" ] || step "building the workspace (about 4 minutes the first time)"
 counted workspace $crates cargo build --workspace --bins --examples 9>&- || die "the build failed"

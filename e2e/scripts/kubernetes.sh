@@ -4,7 +4,7 @@
 #   kubernetes.sh build      build them there (nothing to do if they exist)
 #   kubernetes.sh modules    rewrite e2e/kubernetes/*/go.{mod,sum} for the versions below (needs the module proxy)
 # Kept outside the clone, keyed by the modules' content, this script's flags and the architecture.
-# KUBEBUILDER_ASSETS=DIR uses the kube-apiserver, etcd and kubectl of that folder instead, if it holds all of them.
+# KUBEBUILDER_ASSETS=DIR uses the programs of that folder instead, if it holds all of them.
 set -euo pipefail
 kubernetes=v1.37.2
 helm=v4.3.1
@@ -13,12 +13,16 @@ modules=$here/../kubernetes
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/dmvpn
 programs=(kube-apiserver kube-controller-manager kube-scheduler kubectl kubelet etcd helm)
 # Packages that both builds compile, for the estimate.
-packages=3450
+packages=3705
 
 die() { echo "kubernetes: $*" >&2; exit 1; }
 
 home() {
     local hash
+    if [ -n "${KUBEBUILDER_ASSETS:-}" ] && complete "$KUBEBUILDER_ASSETS"; then
+        echo "$KUBEBUILDER_ASSETS"
+        return
+    fi
     hash=$(cat "$modules"/cluster/go.{mod,sum} "$modules"/cluster/etcd/main.go "$modules"/helm/go.{mod,sum} |
         sha256sum | cut -c1-16)
     echo "$cache/kubernetes/$kubernetes-$hash-$(uname -m)"
@@ -36,7 +40,7 @@ progress() {
         sleep 1
         spent=$((SECONDS - start))
         n=$(wc -l <"$log")
-        left=$((950 / $(nproc)))
+        left=$((1200 / $(nproc)))
         [ "$n" -gt 300 ] && left=$(((packages - n) * spent / n)) && [ "$left" -lt 1 ] && left=1
         if [ -t 2 ]; then
             printf '\r  kubernetes: %d of about %d packages, %d s, about %s s left   ' \
@@ -83,7 +87,7 @@ build() {
     mkdir "$tmp/out"
     log=$tmp/log
     : >"$log"
-    echo "kubernetes: compiling $kubernetes and helm $helm from Go modules (about 950 CPU seconds, 6 GB of Go's cache)" >&2
+    echo "kubernetes: compiling $kubernetes and helm $helm from Go modules (about 1200 CPU seconds, 6 GB of Go's cache)" >&2
     compile "$tmp/out" >>"$log" 2>&1 </dev/null &
     pid=$!
     progress $pid "$log"

@@ -46,6 +46,9 @@ enum Subcommands {
         interval: u64,
         /// Pipe to wait at before the first
         gate: Option<std::path::PathBuf>,
+        /// File that ends the run early
+        #[arg(long)]
+        stop: Option<std::path::PathBuf>,
     },
     /// Send GRE packets from a file of hex lines (the lab's own use)
     #[command(hide = true)]
@@ -77,8 +80,10 @@ fn main() -> ExitCode {
         Subcommands::Lab => demo::lab(),
         Subcommands::Enter { host, words } => enter::enter(&host, &words),
         Subcommands::Stop => demo::stop().map(|()| 0),
-        Subcommands::Ping { target, count, interval, gate } => pinger::checked_count(count)
-            .and_then(|n| pinger::run(target, n, Duration::from_micros(interval), gate.as_deref()))
+        Subcommands::Ping { target, count, interval, gate, stop } => pinger::checked_count(count)
+            .and_then(|n| {
+                pinger::run(target, n, Duration::from_micros(interval), gate.as_deref(), stop.as_deref())
+            })
             .map(|()| 0),
         Subcommands::Inject { from, to, file } => inject::run(from, to, &file).map(|()| 0),
         Subcommands::Guest { memory, deadline, words } => guest(memory, deadline, &words),

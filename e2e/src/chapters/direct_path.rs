@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::lab::ping::{Report, both_ways};
-use crate::lab::{Capture, Peek};
+use crate::lab::{Capture, Host, Peek};
 use crate::scene::overlay::{Overlay, TUNNEL, counters};
 use crate::scene::{Scene, Site};
 use crate::story::Chapter;
@@ -24,43 +24,50 @@ const DIRECT: u8 = 2;
 pub(super) fn tell(chapter: &mut Chapter, scene: &Scene, overlay: &Overlay) -> Result<()> {
     let a = scene.site("branch-a")?;
     for name in ["branch-b", "router"] {
-        let other = scene.site(name)?;
-        chapter.step(
-            &format!("LAN of branch-a ↔ LAN of {name}: {COUNT} pings each way, one every 10 ms, from the first packet on"),
-            "0 lost each way; 3 routers before (by the hub), 2 after (direct)",
-            || {
-                // The packets as they arrive in the other LAN: each tells by its TTL how many routers it came by.
-                let arrivals = [
-                    Capture::start(&other.lan, "eth0", PINGS)?,
-                    Capture::start(&a.lan, "eth0", PINGS)?,
-                ];
-                let (there, back) = pings(a, other, COUNT)?;
-                let mut seen = Vec::new();
-                let ways = [("there", there, a), ("back", back, other)];
-                for ((way, report, from), arrived) in ways.into_iter().zip(arrivals) {
-                    report.ensure_nothing_lost()?;
-                    let path = Path::of(&arrived.stop()?, from.lan_host().into())?;
-                    ensure!(path.routers == [BY_HUB, DIRECT], "{way}: routers, one after the other: {:?}", path.routers);
-                    seen.push(format!("{way}: {} sent, {} lost, {path}", report.sent, report.lost()));
-                }
-                Ok(seen.join("\n"))
-            },
-        )?;
-        chapter.step(
-            &format!("200 more pings each way between branch-a and {name}"),
-            "0 lost, and the hub's tunnel counters stand still",
-            || {
-                let before = counters(overlay.hub.host(), TUNNEL)?;
-                let (there, back) = pings(a, other, 200)?;
-                there.ensure_nothing_lost()?;
-                back.ensure_nothing_lost()?;
-                let after = counters(overlay.hub.host(), TUNNEL)?;
-                ensure!(before == after, "the hub's (received, sent) went from {before:?} to {after:?}");
-                Ok(format!("hub (received, sent) {before:?} before and after; {there}"))
-            },
-        )?;
+        gets_direct(chapter, a, scene.site(name)?, overlay.hub.host())?;
     }
     Ok(())
+}
+
+/// Two steps: the path between two LANs gets direct under pings from the first packet on, none lost; then the hub's
+/// counters stand still.
+pub(super) fn gets_direct(chapter: &mut Chapter, a: &Site, other: &Site, hub: &Host) -> Result<()> {
+    let (one, two) = (a.plan.name, other.plan.name);
+    chapter.step(
+        &format!(
+            "LAN of {one} ↔ LAN of {two}: {COUNT} pings each way, one every 10 ms, from the first packet on"
+        ),
+        "0 lost each way; 3 routers before (by the hub), 2 after (direct)",
+        || {
+            // The packets as they arrive in the other LAN: each tells by its TTL how many routers it came by.
+            let arrivals =
+                [Capture::start(&other.lan, "eth0", PINGS)?, Capture::start(&a.lan, "eth0", PINGS)?];
+            let (there, back) = pings(a, other, COUNT)?;
+            let mut seen = Vec::new();
+            let ways = [("there", there, a), ("back", back, other)];
+            for ((way, report, from), arrived) in ways.into_iter().zip(arrivals) {
+                report.ensure_nothing_lost()?;
+                let path = Path::of(&arrived.stop()?, from.lan_host().into())?;
+                let routers = &path.routers;
+                ensure!(*routers == [BY_HUB, DIRECT], "{way}: routers, one after the other: {routers:?}");
+                seen.push(format!("{way}: {} sent, {} lost, {path}", report.sent, report.lost()));
+            }
+            Ok(seen.join("\n"))
+        },
+    )?;
+    chapter.step(
+        &format!("200 more pings each way between {one} and {two}"),
+        "0 lost, and the hub's tunnel counters stand still",
+        || {
+            let before = counters(hub, TUNNEL)?;
+            let (there, back) = pings(a, other, 200)?;
+            there.ensure_nothing_lost()?;
+            back.ensure_nothing_lost()?;
+            let after = counters(hub, TUNNEL)?;
+            ensure!(before == after, "the hub's (received, sent) went from {before:?} to {after:?}");
+            Ok(format!("hub (received, sent) {before:?} before and after; {there}"))
+        },
+    )
 }
 
 /// How packets came: numbers of routers, in order, and when that changed last.

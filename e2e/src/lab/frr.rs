@@ -59,6 +59,17 @@ impl Frr {
         Ok(frr)
     }
 
+    /// Stops all daemons and starts them with another configuration.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn restart_with(&mut self, configuration: &str) -> Result<()> {
+        let names: Vec<_> = self.daemons.iter().map(|(name, _)| name.clone()).collect();
+        self.daemons.clear();
+        fs::write(Path::new(RUNTIME).join(self.host.name()).join("frr.conf"), configuration)?;
+        names.iter().try_for_each(|name| self.start_daemon(name))
+    }
+
     /// Starts one daemon (again) and waits until it answers.
     ///
     /// # Errors

@@ -23,6 +23,8 @@ pub struct Ping {
     target: IpAddr,
     count: u32,
     interval: Duration,
+    /// Ends it early when it is there.
+    stop: PathBuf,
     /// Held as long as the process may still have to pass it: what a pipe holds goes with its last opener.
     _gate: Option<Arc<Gate>>,
 }
@@ -92,9 +94,11 @@ impl Ping {
         interval: Duration,
         gate: Option<&Arc<Gate>>,
     ) -> Result<Self> {
+        let stop = new_path("stop");
         let mut command = if target.is_ipv4() {
             let mut command = host.command(paths::program("dmvpn-lab")?);
-            command.args(["ping", &target.to_string(), &count.to_string()]);
+            command.arg("ping").arg("--stop").arg(&stop);
+            command.args([target.to_string(), count.to_string()]);
             command.arg(interval.as_micros().to_string());
             if let Some(gate) = gate {
                 command.arg(&gate.path);
@@ -115,7 +119,7 @@ impl Ping {
             .find(|label| !host.out().join(format!("{}-{label}.log", host.name())).exists())
             .context("file name")?;
         let process = host.spawn_command(&label, command)?;
-        Ok(Self { process, target, count, interval, _gate: gate.cloned() })
+        Ok(Self { process, target, count, interval, stop, _gate: gate.cloned() })
     }
 
     /// What it saw so far.
@@ -137,6 +141,15 @@ impl Ping {
         })
     }
 
+    /// Sends no more, waits for the replies that are on their way, and returns what it saw (IPv4 only).
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    pub fn stop(self) -> Result<Report> {
+        File::create(&self.stop).with_context(|| self.stop.display().to_string())?;
+        self.finish()
+    }
+
     /// Waits for the end.
     ///
     /// # Errors
@@ -150,6 +163,13 @@ impl Ping {
     }
 }
 
+/// A path that nobody uses, in the guest's own memory: a pipe on the results folder would not be one.
+fn new_path(what: &str) -> PathBuf {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    std::env::temp_dir().join(format!("ping-{what}-{}-{number}", std::process::id()))
+}
+
 /// A pipe at which processes wait: one line lets one of them go.
 #[derive(Debug)]
 struct Gate {
@@ -159,10 +179,7 @@ struct Gate {
 
 impl Gate {
     fn new() -> Result<Self> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        // In the guest's own memory: a pipe on the results folder would not be one.
-        let path = std::env::temp_dir().join(format!("ping-gate-{}-{number}", std::process::id()));
+        let path = new_path("gate");
         host::run(Command::new("mkfifo").arg(&path))?;
         // Open for both: neither side then waits for the other one to open it.
         let pipe = File::options().read(true).write(true).open(&path).context("open the gate")?;
@@ -172,6 +189,13 @@ impl Gate {
     fn open(&self, waiting: usize) -> Result<()> {
         let lines = "\n".repeat(waiting);
         (&self.pipe).write_all(lines.as_bytes()).context("open the gate")
+    }
+}
+
+impl Drop for Ping {
+    fn drop(&mut self) {
+        // Only there if it was stopped.
+        let _ = std::fs::remove_file(&self.stop);
     }
 }
 

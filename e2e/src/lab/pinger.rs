@@ -7,7 +7,7 @@
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -24,11 +24,17 @@ const PAYLOAD: usize = 56;
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Sends `count` echo requests, one each `interval`, and prints every reply. With `gate` it says `ready` and
-/// waits for a line from that pipe before the first.
+/// waits for a line from that pipe before the first. It sends no more once the file `stop` is there.
 ///
 /// # Errors
 /// Without the right to open a raw socket, or more requests than there are sequence numbers.
-pub fn run(target: Ipv4Addr, count: u16, interval: Duration, gate: Option<&Path>) -> Result<()> {
+pub fn run(
+    target: Ipv4Addr,
+    count: u16,
+    interval: Duration,
+    gate: Option<&Path>,
+    stop: Option<&Path>,
+) -> Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).context("raw ICMP socket")?;
     socket.set_read_timeout(Some(Duration::from_millis(100)))?;
     socket.set_recv_buffer_size(1 << 20)?;
@@ -41,10 +47,16 @@ pub fn run(target: Ipv4Addr, count: u16, interval: Duration, gate: Option<&Path>
     }
     let identifier = u16::try_from(std::process::id() & 0xffff)?;
     let start = Instant::now();
-    let sent_all = AtomicBool::new(false);
+    // Zero until all are sent.
+    let sent_all = AtomicU16::new(0);
     let received = thread::scope(|scope| -> Result<u32> {
         let receiver = scope.spawn(|| receive(&socket, identifier, count, start, &sent_all));
+        let mut sent = 0;
         for sequence in 1..=count {
+            if stop.is_some_and(Path::exists) {
+                break;
+            }
+            sent = sequence;
             let due = start + interval * u32::from(sequence - 1);
             thread::sleep(due.saturating_duration_since(Instant::now()));
             let request = request(identifier, sequence, start.elapsed());
@@ -52,12 +64,13 @@ pub fn run(target: Ipv4Addr, count: u16, interval: Duration, gate: Option<&Path>
                 println!("ping: sendmsg: icmp_seq={sequence} {error}");
             }
         }
-        sent_all.store(true, Ordering::Release);
+        sent_all.store(sent, Ordering::Release);
         receiver.join().map_err(|_| anyhow::anyhow!("the receiver panicked"))?
     })?;
     println!("\n--- {target} ping statistics ---");
     let spent = start.elapsed().as_millis();
-    println!("{count} packets transmitted, {received} received, time {spent}ms");
+    let sent = sent_all.load(Ordering::Acquire);
+    println!("{sent} packets transmitted, {received} received, time {spent}ms");
     Ok(std::io::stdout().flush()?)
 }
 
@@ -67,14 +80,16 @@ fn receive(
     identifier: u16,
     count: u16,
     start: Instant,
-    sent_all: &AtomicBool,
+    sent_all: &AtomicU16,
 ) -> Result<u32> {
     let mut seen = vec![false; usize::from(count) + 1];
     let mut received = 0;
     let mut last_sent = None;
     let mut buffer = [0; 2048];
     while received < u32::from(count) {
-        if sent_all.load(Ordering::Acquire) && last_sent.get_or_insert_with(Instant::now).elapsed() > LINGER {
+        let sent = sent_all.load(Ordering::Acquire);
+        let mut over = || last_sent.get_or_insert_with(Instant::now).elapsed() > LINGER;
+        if sent > 0 && (received >= u32::from(sent) || over()) {
             break;
         }
         let length = match (&mut &*socket).read(&mut buffer) {

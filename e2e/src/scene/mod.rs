@@ -12,6 +12,7 @@
 //! in the LAN has `eth0` (.10). Later scenes add [`Plan`]s of their own.
 
 pub mod branches;
+pub mod clusters;
 pub mod overlay;
 
 use std::net::{Ipv4Addr, Ipv6Addr};

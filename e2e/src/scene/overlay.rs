@@ -103,6 +103,20 @@ pub fn start_router(scene: &Scene) -> Result<Frr> {
     Frr::start(&site.host, ROUTER_CONFIGURATION)
 }
 
+/// Names another hub (by its NBMA address) to the FRR router, which starts anew with a fresh link.
+///
+/// # Errors
+/// When FRR does not start.
+pub fn move_router(scene: &Scene, router: &mut Frr, hub: Ipv4Addr) -> Result<()> {
+    let site = scene.site("router")?;
+    let line = format!("nbma {}", scene.site("hub")?.nbma());
+    let configuration = ROUTER_CONFIGURATION.replace(&line, &format!("nbma {hub}"));
+    site.host.ip(&format!("link del {ROUTER_LINK}"))?;
+    site.host.nft("delete table ip frr_redirect\n")?;
+    frr::make_gre(&site.host, ROUTER_LINK, site.nbma(), Some(KEY), ROUTER)?;
+    router.restart_with(&configuration)
+}
+
 /// Packets received and sent by a link, as `ip -s` counts them.
 ///
 /// # Errors

@@ -206,6 +206,14 @@ impl Engine {
                 continue;
             }
             hub.nbma_at = nhs.nbma.iter().position(|nbma| Some(*nbma) == in_use).unwrap_or(0);
+            // It moved: whoever answers at the old address is not to hold us registered for the holding time.
+            let left: Vec<_> = match in_use.filter(|old| !nhs.nbma.contains(old)) {
+                Some(old) => {
+                    let known = hub.registrations.iter().filter(|it| it.may_be_known());
+                    known.filter_map(|it| Some((it.request_id, it.local, it.nhs?, old))).collect()
+                }
+                None => Vec::new(),
+            };
             if hub.nbma() != in_use {
                 let uids: Vec<_> = hub
                     .registrations
@@ -216,6 +224,9 @@ impl Engine {
                     })
                     .collect();
                 uids.into_iter().for_each(|uid| self.timers.arm(super::TimerKey::Registration(uid), now));
+                for (id, local, nhs, old) in left {
+                    self.purge_registration(now, id, local, nhs, old);
+                }
                 self.bind_hub(now, index);
             }
         }
