@@ -2,44 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
-
 use crate::helm::{render, render_as};
 use crate::objects::{Objects, list, text, texts};
+use crate::rights::{AGENT, OPERATOR, spell_out};
 use crate::shape::MATRIX;
-
-/// Everywhere (`*`) or in the release's namespace: group/resource[:name], verbs.
-type Right = (&'static str, &'static str, &'static [&'static str]);
-
-const READ: &[&str] = &["get", "list", "watch"];
-
-const OPERATOR: &[Right] = &[
-    ("*", "dmvpn.io/dmvpnnetworks", READ),
-    ("*", "dmvpn.io/dmvpnspokes", READ),
-    ("*", "dmvpn.io/dmvpnnetworks/status", &["patch", "update"]),
-    ("*", "dmvpn.io/dmvpnspokes/status", &["patch", "update"]),
-    ("*", "dmvpn.io/dmvpnendpoints", &["get", "list", "watch", "create", "patch", "update", "delete"]),
-    ("*", "dmvpn.io/dmvpnaddresses", &["get", "list", "watch", "create", "patch", "update", "delete"]),
-    ("*", "dmvpn.io/dmvpnendpoints/status", &["patch"]),
-    ("*", "dmvpn.io/dmvpnnetworks/finalizers", &["update"]),
-    ("*", "/nodes", READ),
-    ("*", "authentication.k8s.io/tokenreviews", &["create"]),
-    ("*", "events.k8s.io/events", &["create", "patch"]),
-    ("dmvpn-system", "/pods", &["list", "watch"]),
-    ("dmvpn-system", "/secrets", &["list", "watch"]),
-    ("dmvpn-system", "/secrets:dmvpn-operator-tls", &["get", "patch", "update"]),
-    ("dmvpn-system", "/configmaps:dmvpn-operator-ca", &["get", "patch", "update"]),
-    ("dmvpn-system", "coordination.k8s.io/leases:dmvpn-operator", &["get", "patch", "update"]),
-];
-
-const AGENT: &[Right] = &[
-    ("*", "dmvpn.io/dmvpnendpoints", READ),
-    ("*", "dmvpn.io/dmvpnendpoints/status", &["patch"]),
-    ("dmvpn-system", "discovery.k8s.io/endpointslices", &["get", "list"]),
-    ("dmvpn-system", "/configmaps:dmvpn-operator-ca", &["get"]),
-    ("dmvpn-system", "apps/daemonsets:dmvpn-agent", &["get"]),
-    ("dmvpn-system", "/namespaces:dmvpn-system", &["get"]),
-];
 
 #[test]
 fn accounts_may_what_is_listed_and_no_more() {
@@ -48,8 +14,8 @@ fn accounts_may_what_is_listed_and_no_more() {
         for (account, want) in [("dmvpn-operator", OPERATOR), ("dmvpn-agent", AGENT)] {
             let want: BTreeSet<String> = want
                 .iter()
-                .flat_map(|(place, what, verbs)| {
-                    verbs.iter().map(move |verb| format!("{place} {what} {verb}"))
+                .flat_map(|right| {
+                    right.verbs.iter().map(|verb| format!("{} {} {verb}", right.place, right.what))
                 })
                 .collect();
             let seen = rights(&objects, account);
@@ -98,22 +64,9 @@ fn rights(objects: &Objects, account: &str) -> BTreeSet<String> {
             }
             let role = objects.get(text(&binding["roleRef"]["kind"]), text(&binding["roleRef"]["name"]));
             let place = if kind == "RoleBinding" { text(&binding["metadata"]["namespace"]) } else { "*" };
-            list(&role["rules"]).iter().for_each(|rule| spell_out(place, rule, &mut all));
+            let rules = list(&role["rules"]).iter().flat_map(spell_out);
+            all.extend(rules.map(|right| format!("{place} {right}")));
         }
     }
     all
-}
-
-fn spell_out(place: &str, rule: &Value, all: &mut BTreeSet<String>) {
-    let names = texts(&rule["resourceNames"]);
-    for group in texts(&rule["apiGroups"]) {
-        for resource in texts(&rule["resources"]) {
-            for verb in texts(&rule["verbs"]) {
-                if names.is_empty() {
-                    all.insert(format!("{place} {group}/{resource} {verb}"));
-                }
-                all.extend(names.iter().map(|name| format!("{place} {group}/{resource}:{name} {verb}")));
-            }
-        }
-    }
 }

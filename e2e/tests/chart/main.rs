@@ -9,5 +9,6 @@ mod names;
 mod objects;
 mod pods;
 mod refused;
+mod rights;
 mod shape;
 mod values;
