@@ -86,6 +86,7 @@ reasons! {
     SecretMissing: "A Secret that is referred to is not there.", "Create it, with the label dmvpn.io/network.";
     SecretNotLabelled: "A Secret lacks the label dmvpn.io/network of the network.", "Add the label.";
     SecretKeyMissing: "A Secret has no value under the key.", "Add the key that the message names.";
+    SecretsFound: "The Secrets that are referred to are there, with their label and key.", "Nothing to do.";
     NotYaml: "A file is no YAML.", "Correct the line that the message names; the last good content stays in force.";
     FileUnreadable: "A file cannot be read.", "Correct its permissions or size; the last good content stays in force.";
     DirectoryUnreadable: "The directory of manifests cannot be read.",
