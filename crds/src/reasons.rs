@@ -94,6 +94,7 @@ reasons! {
     Duplicate: "Two files hold an object of the same kind and name.", "Remove one; the first by file name counts.";
     Starting: "The agent has not looked at everything yet.", "Wait.";
     InterfaceMissing: "The tunnel source's interface does not exist.", "Correct tunnelSource.interface.";
+    InterfaceUp: "The tunnel interface is there and up, with an underlay address.", "Nothing to do.";
     InterfaceDown: "The tunnel source's interface is down.", "Bring the interface up.";
     InterfaceNoCarrier: "The tunnel source's interface has no carrier.", "Check the cable or the other end.";
     InterfaceHasNoAddress: "The tunnel source's interface has no address.", "Give it one, or wait for DHCP.";
