@@ -7,7 +7,7 @@ use crds::{DmvpnNetwork, DmvpnSpoke, HUB_LABEL, Reason};
 use kube::ResourceExt;
 use serde::Serialize;
 
-use crate::model::{Allocated, NodeFacts};
+use crate::model::{Allocated, Inputs, NodeFacts};
 use crate::network::Network;
 use crate::site::Site;
 use crate::spoke::Spoke;
@@ -51,13 +51,14 @@ pub(crate) fn read_spokes<'a>(
 
 /// Claims first, so that nothing that somebody states is allocated; then the allocations of earlier that
 /// still have an owner, whether or not that is accepted just now: a slip in an edit must not cost an address.
-pub(crate) fn keep_allocations(earlier: &[Allocated], networks: &mut [Network<'_>], spokes: &[Spoke<'_>]) {
+pub(crate) fn keep_allocations(inputs: &Inputs, networks: &mut [Network<'_>], spokes: &[Spoke<'_>]) {
     for network in networks {
         let own = || spokes.iter().filter(|s| s.object.spec.network_ref.name == network.name);
         let claims: Vec<_> = own().flat_map(|s| s.addresses.iter().copied()).collect();
         claims.into_iter().for_each(|a| network.addresses.claim(a));
         let by_owner: BTreeMap<&str, &Spoke<'_>> = own().map(|s| (s.name.as_str(), s)).collect();
-        let mut kept: Vec<&Allocated> = earlier
+        let mut kept: Vec<&Allocated> = inputs
+            .addresses
             .iter()
             .filter(|a| a.network == network.name)
             .filter(|a| {
@@ -67,6 +68,8 @@ pub(crate) fn keep_allocations(earlier: &[Allocated], networks: &mut [Network<'_
             .collect();
         kept.sort();
         kept.into_iter().for_each(|a| network.addresses.keep(a.address, &a.owner));
+        let in_use = inputs.in_use.iter().filter(|a| a.network == network.name);
+        in_use.for_each(|a| network.addresses.claim(a.address));
     }
 }
 

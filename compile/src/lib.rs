@@ -25,7 +25,7 @@ mod support;
 #[cfg(test)]
 mod tests;
 
-pub use model::{Allocated, Compiled, Finding, Inputs, NodeFacts, ObjectConditions};
+pub use model::{Allocated, Compiled, Finding, Inputs, Membership, NodeFacts, ObjectConditions};
 
 use crate::support::Support;
 
@@ -41,13 +41,17 @@ fn compile_with(inputs: &Inputs, support: Support) -> Compiled {
 
     let mut networks = join::read_networks(&inputs.networks, support);
     let mut spokes = join::read_spokes(&inputs.spokes, &nodes, support);
-    join::keep_allocations(&inputs.addresses, &mut networks, &spokes);
+    join::keep_allocations(inputs, &mut networks, &spokes);
     let mut sites = join::join(&mut networks, &mut spokes, &nodes);
     conflicts::separate(&mut sites, &mut networks, &mut spokes);
 
     let mut endpoints: Vec<_> =
         sites.iter().filter_map(|site| render::endpoint(site, &networks, &spokes)).collect();
     endpoints.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+
+    let mut members: Vec<Membership> =
+        sites.iter().flat_map(|site| site.memberships(&networks, &spokes)).collect();
+    members.sort();
 
     let mut allocations: Vec<Allocated> = networks
         .iter()
@@ -67,5 +71,5 @@ fn compile_with(inputs: &Inputs, support: Support) -> Compiled {
         .chain(spokes.into_iter().map(|s| s.faults.conditions("DmvpnSpoke", &s.name)))
         .collect();
     conditions.sort_by(|a, b| (&a.kind, &a.name).cmp(&(&b.kind, &b.name)));
-    Compiled { endpoints, allocations, conditions }
+    Compiled { endpoints, allocations, members, conditions }
 }

@@ -17,6 +17,8 @@ pub struct Inputs {
     pub nodes: Vec<NodeFacts>,
     /// Overlay addresses allocated so far.
     pub addresses: Vec<Allocated>,
+    /// Those of them that may still be on a tunnel though their owner is gone: nobody else gets them yet.
+    pub in_use: Vec<Allocated>,
 }
 
 /// What matters of a node.
@@ -55,8 +57,23 @@ pub struct Compiled {
     pub endpoints: Vec<DmvpnEndpoint>,
     /// All allocations that are to be kept, by network and address; others are released.
     pub allocations: Vec<Allocated>,
+    /// Which spoke is part of which endpoint, by spoke and node.
+    pub members: Vec<Membership>,
     /// Findings of every network and spoke, by kind and name.
     pub conditions: Vec<ObjectConditions>,
+}
+
+/// A spoke's part in an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Membership {
+    /// Name of the spoke.
+    pub spoke: String,
+    /// The node.
+    pub node: String,
+    /// Name of the endpoint.
+    pub endpoint: String,
+    /// Its own overlay addresses there; none on a hub's node, where it shares the hub's.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Findings of one object.

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use crds::Reason;
 use crds::spoke::{TunnelSource, TunnelSourceFrom};
 
-use crate::model::NodeFacts;
+use crate::model::{Membership, NodeFacts};
+use crate::names;
 use crate::network::Network;
 use crate::spoke::Spoke;
 
@@ -68,6 +69,21 @@ impl<'a> Site<'a> {
     /// Whether anything is here after all.
     pub(crate) fn is_used(&self) -> bool {
         self.hub.is_some() || !self.members.is_empty()
+    }
+
+    /// Which spokes are here.
+    pub(crate) fn memberships(&self, networks: &[Network<'_>], spokes: &[Spoke<'_>]) -> Vec<Membership> {
+        let Some(network) = networks.get(self.network) else { return Vec::new() };
+        let endpoint = names::endpoint(&network.name, &self.node.name);
+        let membership = |member: &Member| {
+            Some(Membership {
+                spoke: spokes.get(member.spoke)?.name.clone(),
+                node: self.node.name.clone(),
+                endpoint: endpoint.clone(),
+                addresses: member.addresses.clone(),
+            })
+        };
+        self.members.iter().filter_map(membership).collect()
     }
 
     /// The tunnel source, with the node's InternalIP filled in; `None`: the node has none.

@@ -86,6 +86,7 @@ reasons! {
     SecretMissing: "A Secret that is referred to is not there.", "Create it, with the label dmvpn.io/network.";
     SecretNotLabelled: "A Secret lacks the label dmvpn.io/network of the network.", "Add the label.";
     SecretKeyMissing: "A Secret has no value under the key.", "Add the key that the message names.";
+    SecretsFound: "The Secrets that are referred to are there, with their label and key.", "Nothing to do.";
     NotYaml: "A file is no YAML.", "Correct the line that the message names; the last good content stays in force.";
     FileUnreadable: "A file cannot be read.", "Correct its permissions or size; the last good content stays in force.";
     DirectoryUnreadable: "The directory of manifests cannot be read.",
@@ -93,6 +94,7 @@ reasons! {
     Duplicate: "Two files hold an object of the same kind and name.", "Remove one; the first by file name counts.";
     Starting: "The agent has not looked at everything yet.", "Wait.";
     InterfaceMissing: "The tunnel source's interface does not exist.", "Correct tunnelSource.interface.";
+    InterfaceUp: "The tunnel interface is there and up, with an underlay address.", "Nothing to do.";
     InterfaceDown: "The tunnel source's interface is down.", "Bring the interface up.";
     InterfaceNoCarrier: "The tunnel source's interface has no carrier.", "Check the cable or the other end.";
     InterfaceHasNoAddress: "The tunnel source's interface has no address.", "Give it one, or wait for DHCP.";

@@ -1,6 +1,7 @@
 //! The agent's local API: HTTP/1.1 on a unix socket, read only.
 //!
-//! `GET /v1/report` answers with [`view::Report`]; `GET /healthz` with `ok` once the agent's task answers.
+//! `GET /v1/report` answers with [`view::Report`]; `GET /healthz` with `ok` once the agent's task answers, `GET /readyz`
+//! once it knows what it has to do.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -11,16 +12,26 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use tokio::net::UnixListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// A request for the report: the agent's task answers.
 pub type ReportRequest = oneshot::Sender<view::Report>;
+
+#[derive(Clone)]
+struct Agent {
+    to: mpsc::Sender<ReportRequest>,
+    ready: watch::Receiver<bool>,
+}
 
 /// Listens on `path` (a socket left by an earlier run is replaced; only root may connect).
 ///
 /// # Errors
 /// When the directory cannot be made, another agent answers on the socket, or it cannot be bound.
-pub fn serve(path: &Path, to: mpsc::Sender<ReportRequest>) -> anyhow::Result<tokio::task::JoinHandle<()>> {
+pub fn serve(
+    path: &Path,
+    to: mpsc::Sender<ReportRequest>,
+    ready: watch::Receiver<bool>,
+) -> anyhow::Result<tokio::task::JoinHandle<()>> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir)
             .with_context(|| format!("cannot make the socket's directory {}", dir.display()))?;
@@ -35,7 +46,11 @@ pub fn serve(path: &Path, to: mpsc::Sender<ReportRequest>) -> anyhow::Result<tok
     let listener =
         UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    let router = Router::new().route("/v1/report", get(report)).route("/healthz", get(health)).with_state(to);
+    let router = Router::new()
+        .route("/v1/report", get(report))
+        .route("/healthz", get(health))
+        .route("/readyz", get(readiness))
+        .with_state(Agent { to, ready });
     Ok(tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "local API ended");
@@ -43,12 +58,21 @@ pub fn serve(path: &Path, to: mpsc::Sender<ReportRequest>) -> anyhow::Result<tok
     }))
 }
 
-async fn report(State(to): State<mpsc::Sender<ReportRequest>>) -> Result<Json<view::Report>, StatusCode> {
-    ask(&to).await.map(Json)
+async fn report(State(agent): State<Agent>) -> Result<Json<view::Report>, StatusCode> {
+    ask(&agent.to).await.map(Json)
 }
 
-async fn health(State(to): State<mpsc::Sender<ReportRequest>>) -> Result<&'static str, StatusCode> {
-    ask(&to).await.map(|_| "ok")
+async fn health(State(agent): State<Agent>) -> Result<&'static str, StatusCode> {
+    ask(&agent.to).await.map(|_| "ok")
+}
+
+async fn readiness(State(agent): State<Agent>) -> Result<&'static str, (StatusCode, &'static str)> {
+    match *agent.ready.borrow() {
+        true => Ok("ok"),
+        false => {
+            Err((StatusCode::SERVICE_UNAVAILABLE, "the API server has not told this node's endpoints yet"))
+        }
+    }
 }
 
 async fn ask(to: &mpsc::Sender<ReportRequest>) -> Result<view::Report, StatusCode> {

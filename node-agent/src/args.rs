@@ -25,6 +25,8 @@ pub enum Command {
         #[arg(short, long, default_value = "json", value_parser = ["json"])]
         output: String,
     },
+    /// Exit 0 once the running agent knows what it has to do (for a readiness probe).
+    Ready,
     /// Take away all that the agent put into this network namespace (links, routes, neighbours, nft tables).
     Purge,
 }
@@ -41,15 +43,41 @@ pub struct RunArgs {
     /// Directory of YAML files (DmvpnNetwork, DmvpnSpoke, Secret), read again when it changes.
     #[arg(long, default_value = "/etc/dmvpn")]
     pub manifests: PathBuf,
+    /// Take the endpoints from the API server (the pod's service account, or KUBECONFIG) instead of a directory.
+    #[arg(long, conflicts_with_all = ["manifests", "node_labels"])]
+    pub kubernetes: bool,
+    /// With --kubernetes: how the agent knows the operator and itself.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     /// Where what must outlive a reboot is kept (addresses that were allocated).
     #[arg(long, default_value = "/var/lib/dmvpn")]
     pub state_dir: PathBuf,
     /// Unix socket that answers `show`. The NHRP snapshot lies beside it and lives as long as the kernel's state.
-    #[arg(long, env = "DMVPN_SOCKET", default_value = "/run/dmvpn/agent.sock")]
+    #[arg(long, env = "DMVPN_SOCKET", default_value = "/run/dmvpn/agent.sock", global = true)]
     pub socket: PathBuf,
     /// Log as JSON lines.
     #[arg(long)]
     pub log_json: bool,
+}
+
+/// Options that only count with `--kubernetes`.
+#[derive(Args, Clone, Debug)]
+pub struct ClusterArgs {
+    /// Namespace of the operator and of this agent.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "dmvpn-system")]
+    pub operator_namespace: String,
+    /// Service of the operator; its port `secrets` gives the passwords.
+    #[arg(long, default_value = "dmvpn-operator")]
+    pub operator_service: String,
+    /// ConfigMap with the CA of the operator's certificate.
+    #[arg(long, default_value = "dmvpn-operator-ca")]
+    pub ca_config_map: String,
+    /// Token that is shown to the operator (audience dmvpn.io).
+    #[arg(long, default_value = "/var/run/secrets/dmvpn.io/token")]
+    pub token_file: PathBuf,
+    /// DaemonSet of this agent: when it is being deleted, a terminated agent takes its tunnels away. Empty: it never does.
+    #[arg(long, env = "DAEMON_SET", default_value = "")]
+    pub daemon_set: String,
 }
 
 fn parse_label(text: &str) -> Result<(String, String), String> {

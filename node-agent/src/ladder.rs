@@ -63,6 +63,11 @@ impl Rung {
         Self { state: State::Up, reason: String::new(), message: String::new() }
     }
 
+    /// At the foot of the ladder, before anything was looked at.
+    pub fn starting(message: &str) -> Self {
+        Self::at(State::Intf, Reason::Starting, message)
+    }
+
     fn at(state: State, reason: Reason, message: impl Into<String>) -> Self {
         Self { state, reason: reason.to_string(), message: message.into() }
     }

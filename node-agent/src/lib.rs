@@ -1,15 +1,15 @@
 //! The per-node agent: turns endpoints into kernel state and NHRP, and reports what it sees.
 //!
 //! ```text
-//!   source (directory | API)                  kernel monitor   NHRP sockets   NFLOG   resolver
+//!   source (directory | API ─► secrets)       kernel monitor   NHRP sockets   NFLOG   resolver
 //!        │ watch: Desired                          │ events        │ packets     │       │
 //!        ▼                                         ▼               ▼             ▼       ▼
 //!   ┌────────────────────────────── agent (one task owns all state) ──────────────────────────┐
 //!   │ plan (pure): endpoint ─► Wanted       engine (sans-IO): packets, timers ─► outputs       │
 //!   │ plan::diff (pure): Wanted × Observed ─► ops                                              │
-//!   └───────┬───────────────────────────────┬───────────────────────────────┬─────────────────┘
-//!           ▼ ops                           ▼ packets                       ▼ Report (on request)
-//!     drivers::kernel                 drivers::nhrp                    api (unix socket)
+//!   └───────┬───────────────────────────────┬──────────────────────┬────────────────┬─────────┘
+//!           ▼ ops                           ▼ packets              ▼ watch: Summary ▼ Report (on request)
+//!     drivers::kernel                 drivers::nhrp            status (API)     api (unix socket)
 //! ```
 //!
 //! Data goes one way: what is wanted comes from `source`, is planned without I/O, compared with what the kernel says,
@@ -21,12 +21,16 @@
 pub mod agent;
 pub mod api;
 pub mod args;
+pub mod backoff;
 pub mod clock;
 pub mod drivers;
+pub mod kubernetes;
 pub mod ladder;
 pub mod plan;
 pub mod report;
 pub mod run;
 pub mod snapshot;
 pub mod source;
+pub mod status;
+pub mod summary;
 pub mod tunnel;

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         match cli.command {
             None => node_agent::run::agent(&cli.run).await,
             Some(Command::Show { .. }) => node_agent::run::show(&cli.run).await,
+            Some(Command::Ready) => node_agent::run::ready(&cli.run).await,
             Some(Command::Purge) => node_agent::run::purge(&cli.run).await,
         }
     });

@@ -1,17 +1,21 @@
 //! What the binary's commands do.
 
+use std::sync::Arc;
+
 use anyhow::Context;
 use dataplane::Kernel;
 use dataplane::model::{Op, Target};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::info;
 
-use crate::agent::{Agent, Identity, Inlets};
-use crate::args::RunArgs;
+use crate::agent::{Agent, Identity, Inlets, Stop};
+use crate::args::{ClusterArgs, RunArgs};
 use crate::plan::wanted::ALIAS_PREFIX;
-use crate::{api, snapshot, source};
+use crate::source::Desired;
+use crate::summary::Summary;
+use crate::{api, kubernetes, snapshot, source, status};
 
 /// Log to standard error, filtered by `RUST_LOG` (default `info`).
 pub fn init_log(json: bool) {
@@ -37,27 +41,72 @@ pub async fn agent(args: &RunArgs) -> anyhow::Result<()> {
     );
     let (kernel, events) = Kernel::open().await.context("kernel")?;
     let (to_agent, requests) = mpsc::channel(16);
-    let api = api::serve(&args.socket, to_agent)?;
+    let (to_status, summary) = watch::channel(Arc::<Summary>::default());
+    let source = if args.kubernetes { cluster(args, summary).await? } else { directory(args)? };
+    let api = api::serve(&args.socket, to_agent, source.ready)?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let client = source.client;
+    let stop = async move {
+        let terminated = tokio::select! {
+            _ = terminate.recv() => true,
+            _ = interrupt.recv() => false,
+        };
+        let ClusterArgs { operator_namespace, daemon_set, .. } = &args.cluster;
+        match client {
+            Some(client)
+                if terminated && kubernetes::being_removed(&client, operator_namespace, daemon_set).await =>
+            {
+                Stop::Leave
+            }
+            _ => Stop::Keep,
+        }
+    };
+    let identity = Identity { node: args.node_name.clone(), snapshots: snapshot::directory(&args.socket) };
+    let from =
+        if args.kubernetes { "the API server".to_owned() } else { args.manifests.display().to_string() };
+    info!(node = args.node_name, from, socket = %args.socket.display(), "dmvpn-agent {}", env!("CARGO_PKG_VERSION"));
+    let inlets = Inlets { desired: source.desired, events, requests };
+    let ended = Agent::run(identity, kernel, inlets, to_status, stop).await;
+    api.abort();
+    let _ = std::fs::remove_file(&args.socket);
+    ended
+}
+
+/// Where endpoints come from, and what comes with that.
+struct Source {
+    desired: watch::Receiver<Arc<Desired>>,
+    ready: watch::Receiver<bool>,
+    client: Option<kube::Client>,
+}
+
+fn directory(args: &RunArgs) -> anyhow::Result<Source> {
     let desired = source::directory::watch(source::directory::Options {
         dir: args.manifests.clone(),
         node: args.node_name.clone(),
         labels: args.node_labels.iter().cloned().collect(),
         state_dir: args.state_dir.clone(),
     })?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+    // It was read before it is watched.
+    let (_, ready) = watch::channel(true);
+    Ok(Source { desired, ready, client: None })
+}
+
+async fn cluster(args: &RunArgs, summary: watch::Receiver<Arc<Summary>>) -> anyhow::Result<Source> {
+    let client = kubernetes::client().await?;
+    let keep_in = snapshot::directory(&args.socket);
+    std::fs::create_dir_all(&keep_in)
+        .with_context(|| format!("cannot make the socket's directory {}", keep_in.display()))?;
+    let options = source::kubernetes::Options { node: args.node_name.clone(), keep_in };
+    let operator = source::kubernetes::secrets::Operator {
+        namespace: args.cluster.operator_namespace.clone(),
+        service: args.cluster.operator_service.clone(),
+        ca_config_map: args.cluster.ca_config_map.clone(),
+        token_file: args.cluster.token_file.clone(),
     };
-    let identity = Identity { node: args.node_name.clone(), snapshots: snapshot::directory(&args.socket) };
-    info!(node = args.node_name, manifests = %args.manifests.display(), socket = %args.socket.display(), "dmvpn-agent {}", env!("CARGO_PKG_VERSION"));
-    let ended = Agent::run(identity, kernel, Inlets { desired, events, requests }, stop).await;
-    api.abort();
-    let _ = std::fs::remove_file(&args.socket);
-    ended
+    let outlets = source::kubernetes::start(&client, options, operator, summary.clone());
+    status::writer::start(client.clone(), &args.node_name, outlets.seen, summary);
+    Ok(Source { desired: outlets.desired, ready: outlets.ready, client: Some(client) })
 }
 
 /// Prints the running agent's report.
@@ -65,22 +114,35 @@ pub async fn agent(args: &RunArgs) -> anyhow::Result<()> {
 /// # Errors
 /// When no agent answers.
 pub async fn show(args: &RunArgs) -> anyhow::Result<()> {
+    println!("{}", get(args, "/v1/report").await?);
+    Ok(())
+}
+
+/// Asks the running agent whether it knows what it has to do.
+///
+/// # Errors
+/// When no agent answers, or it does not know yet.
+pub async fn ready(args: &RunArgs) -> anyhow::Result<()> {
+    get(args, "/readyz").await.map(drop)
+}
+
+/// One question to the running agent.
+async fn get(args: &RunArgs, what: &str) -> anyhow::Result<String> {
     let path = args.socket.display();
     let mut stream = tokio::net::UnixStream::connect(&args.socket)
         .await
         .with_context(|| format!("no agent answers at {path}: is it running, with this --socket?"))?;
     // HTTP/1.0: the answer ends with the connection, no chunks.
-    stream.write_all(b"GET /v1/report HTTP/1.0\r\n\r\n").await?;
+    stream.write_all(format!("GET {what} HTTP/1.0\r\n\r\n").as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     let (head, body) = answer.split_once("\r\n\r\n").context("the agent's answer has no body")?;
     anyhow::ensure!(
         head.split(' ').nth(1) == Some("200"),
-        "the agent answered: {}",
+        "the agent answered: {}; {body}",
         head.lines().next().unwrap_or("")
     );
-    println!("{body}");
-    Ok(())
+    Ok(body.to_owned())
 }
 
 /// Takes away everything of ours in this network namespace.
@@ -109,6 +171,7 @@ pub async fn purge(args: &RunArgs) -> anyhow::Result<()> {
     for link in &ours {
         snapshot::remove(&dir, link.alias.trim_start_matches(ALIAS_PREFIX));
     }
+    let _ = std::fs::remove_file(dir.join(source::kubernetes::LAST_GOOD));
     anyhow::ensure!(failed == 0, "{failed} of {} could not be removed", ops.len());
     println!("removed {} links and routes, {} nft tables", ops.len(), tables.len());
     Ok(())

@@ -65,6 +65,10 @@ pub struct Tunnel {
     pub loaded_nft: Option<(String, String)>,
     /// Something that a snapshot holds has changed since the last one.
     pub dirty: bool,
+    /// Something that a summary holds (peers) may have changed since the last one.
+    pub stirred: bool,
+    /// It is only there to say farewell: found in the kernel, with an endpoint that says Absent.
+    pub doomed: bool,
     configured: Option<nhrp::Config>,
     standing: Standing,
 }
@@ -96,6 +100,8 @@ impl Tunnel {
             withdrawn: false,
             loaded_nft: None,
             dirty: false,
+            stirred: false,
+            doomed: false,
             configured: None,
             standing: Standing::default(),
         }
@@ -237,10 +243,12 @@ impl Tunnel {
                 Output::Event(event) => {
                     hubs_changed |= matches!(event, Event::NhsUp { .. } | Event::NhsDown { .. });
                     self.dirty = true;
+                    self.stirred = true;
                     log(&self.spec.network, &event);
                 }
                 change => {
                     self.dirty = true;
+                    self.stirred = true;
                     drained.ops.extend(wanted.learn(&change, self.link));
                 }
             }

@@ -87,3 +87,22 @@ fn both_families_are_served() {
         compiled.endpoints[0].spec.addresses.iter().map(|a| a.address.is_ipv4()).collect();
     assert_eq!(families, [true, false]);
 }
+
+#[test]
+fn what_is_still_on_a_tunnel_is_given_to_nobody_else() {
+    let mut facts = inputs(&(network("branches", POOL) + &spokes(&["a"])), &["a"]);
+    let of_a = compile(&facts).allocations;
+    // a is deleted, b comes; b would get the same address if a were forgotten
+    let names = ["b", "c", "d", "e"];
+    facts = inputs(&(network("branches", POOL) + &spokes(&names)), &names);
+    facts.addresses = of_a.clone();
+    facts.in_use = of_a.clone();
+    let compiled = compile(&facts);
+    assert_eq!(compiled.allocations.len(), 4);
+    assert!(compiled.allocations.iter().all(|a| a.address != of_a[0].address), "{:?}", compiled.allocations);
+    // an owner that is there keeps it
+    let mut facts = inputs(&(network("branches", POOL) + &spokes(&["a"])), &["a"]);
+    facts.addresses = of_a.clone();
+    facts.in_use = of_a.clone();
+    assert_eq!(compile(&facts).allocations, of_a);
+}

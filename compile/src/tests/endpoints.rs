@@ -214,3 +214,18 @@ fn long_names_give_short_interfaces() {
         assert!(interface.starts_with(want) && interface.len() <= 15, "{interface}");
     }
 }
+
+#[test]
+fn it_is_told_which_spoke_is_part_of_which_endpoint() {
+    let yaml = network("branches", "")
+        + &spoke_at("lan", "{type: Node, nodeName: hub}", "")
+        + &spoke("a", "  overlayAddresses: [10.255.0.11]")
+        + &spoke("elsewhere", "  overlayAddresses: [10.255.0.12]");
+    let compiled = compile(&inputs(&yaml, &["hub:dmvpn.io/hub=hub1", "a"]));
+    let told: Vec<String> = compiled
+        .members
+        .iter()
+        .map(|m| format!("{} {} {} {:?}", m.spoke, m.node, m.endpoint, m.addresses))
+        .collect();
+    assert_eq!(told, ["a a branches-a [10.255.0.11]", "lan hub branches-hub []"]);
+}

@@ -78,6 +78,19 @@ impl Engine {
         state.collect()
     }
 
+    /// Number of underlay addresses that something is bound to: cheaper than a snapshot.
+    pub fn peer_count(&self) -> usize {
+        let others =
+            self.bindings.values().filter(|b| !matches!(b.source, Source::Local | Source::Requester));
+        others.map(|binding| binding.nbma).collect::<hashbrown::HashSet<_, rustc_hash::FxBuildHasher>>().len()
+    }
+
+    /// Where `overlay` has registered with us from, if it has.
+    pub fn registered(&self, overlay: IpAddr) -> Option<IpAddr> {
+        let binding = self.bindings.get(&overlay).filter(|b| b.source == Source::Registered)?;
+        Some(binding.nbma)
+    }
+
     pub(crate) fn resume(&mut self, now: Time, snapshot: &Snapshot, elapsed_ms: u64) {
         self.counters = snapshot.counters.clone();
         self.next_id = snapshot.next_request_id.wrapping_add(ID_GAP);

@@ -1,9 +1,10 @@
 //! The agent's task: it owns all state and is the only one that changes it.
 //!
 //! `mod.rs` is the loop (what woke us → what to do), [`reconcile`] makes the kernel equal to the plan, [`underlay`]
-//! finds tunnel sources and paths to hubs.
+//! finds tunnel sources and paths to hubs, [`removal`] takes tunnels away.
 
 mod reconcile;
+mod removal;
 mod underlay;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,7 @@ use crate::drivers::redirect;
 use crate::drivers::resolver::{Resolved, Resolver};
 use crate::plan::wanted::REDIRECT_GROUP;
 use crate::source::Desired;
+use crate::summary::{Summary, TunnelSummary};
 use crate::tunnel::{Drained, Leaving, Tunnel};
 use crate::{clock, report, snapshot};
 
@@ -33,6 +35,10 @@ const SETTLE_MS: u64 = 20;
 const PATROL_MS: u64 = 60_000;
 /// A snapshot is written this long after a change, in milliseconds.
 const SAVE_MS: u64 = 100;
+/// Peers are counted at most this often, in milliseconds.
+const COUNT_MS: u64 = 150;
+
+type Bursts = mpsc::Receiver<Burst>;
 
 /// Who this agent is and where its things are.
 #[derive(Clone, Debug)]
@@ -59,6 +65,10 @@ pub struct Agent {
     /// From then on a comparison looks at nft too, which costs processes: when nft changed, and now and then.
     nft_at: Time,
     save_at: Option<Time>,
+    /// Networks of the removals of which nothing is left.
+    gone: BTreeSet<String>,
+    summary: watch::Sender<Arc<Summary>>,
+    counted_at: Time,
     to_bursts: mpsc::Sender<Burst>,
     to_hairpins: mpsc::Sender<Hairpin>,
 }
@@ -74,8 +84,18 @@ pub struct Inlets {
     pub requests: mpsc::Receiver<ReportRequest>,
 }
 
+/// How the agent's task ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The kernel's state stays: packets keep flowing.
+    Keep,
+    /// Everything is taken away, the hubs are told.
+    Leave,
+}
+
 impl Agent {
-    /// Runs until `stop` resolves. Leaves the kernel's state alone then: packets keep flowing.
+    /// Runs until `stop` resolves, which says what becomes of the tunnels. What `summary` is told, it is told after the
+    /// kernel has been compared with it.
     ///
     /// # Errors
     /// When the source or the kernel monitor has ended: without them it would be blind, so that it is better started
@@ -84,7 +104,8 @@ impl Agent {
         identity: Identity,
         kernel: Kernel,
         mut inlets: Inlets,
-        stop: impl Future<Output = ()>,
+        summary: watch::Sender<Arc<Summary>>,
+        stop: impl Future<Output = Stop>,
     ) -> anyhow::Result<()> {
         let (to_bursts, mut bursts) = mpsc::channel(256);
         let (to_hairpins, mut hairpins) = mpsc::channel(1024);
@@ -101,17 +122,20 @@ impl Agent {
             reconcile_at: clock::now(),
             nft_at: clock::now(),
             save_at: None,
+            gone: BTreeSet::new(),
+            summary,
+            counted_at: Time(0),
             to_bursts,
             to_hairpins,
         };
         let first = inlets.desired.borrow_and_update().clone();
         agent.configure(first);
         tokio::pin!(stop);
-        loop {
+        let how = loop {
             agent.turn().await;
             let wake = clock::instant(agent.next_wake());
             tokio::select! {
-                () = &mut stop => break,
+                how = &mut stop => break how,
                 alive = inlets.desired.changed() => {
                     alive.context("the source of the configuration has ended")?;
                     let desired = inlets.desired.borrow_and_update().clone();
@@ -131,9 +155,17 @@ impl Agent {
                 }
                 () = tokio::time::sleep_until(wake) => {}
             }
+        };
+        match how {
+            Stop::Keep => {
+                agent.save_snapshots(true);
+                info!("stopped; links, routes and neighbours stay as they are");
+            }
+            Stop::Leave => {
+                agent.leave(&mut inlets, &mut bursts).await;
+                info!("stopped; tunnels were taken away");
+            }
         }
-        agent.save_snapshots(true);
-        info!("stopped; links, routes and neighbours stay as they are");
         Ok(())
     }
 
@@ -143,8 +175,11 @@ impl Agent {
         self.desired = desired;
         let wanted: BTreeMap<_, _> =
             self.desired.endpoints.iter().map(|e| (e.spec.network.clone(), e)).collect();
+        let removals: BTreeSet<_> = self.desired.removals.iter().map(|r| r.spec.network.as_str()).collect();
+        self.gone.retain(|network| removals.contains(network.as_str()));
         for (network, tunnel) in &mut self.tunnels {
-            if !wanted.contains_key(network) {
+            let meant = !self.desired.keep_unnamed || removals.contains(network.as_str());
+            if meant && !wanted.contains_key(network) && !tunnel.doomed {
                 info!(network, "endpoint is gone");
                 tunnel.remove(now);
             }
@@ -153,7 +188,7 @@ impl Agent {
             self.met.insert(network.clone());
             match self.tunnels.get_mut(&network) {
                 // Comes back while it leaves: it starts anew when it has left (see `farewells`).
-                Some(tunnel) if matches!(tunnel.leaving, Some(Leaving::Removed(_))) => {}
+                Some(tunnel) if tunnel.doomed || matches!(tunnel.leaving, Some(Leaving::Removed(_))) => {}
                 Some(tunnel) => tunnel.update(endpoint.spec.clone(), endpoint.passwords.clone(), now),
                 None => {
                     let tunnel = Tunnel::new(endpoint.spec.clone(), endpoint.passwords.clone());
@@ -189,6 +224,41 @@ impl Agent {
             self.flush().await;
         }
         self.save_snapshots(false);
+        self.publish();
+    }
+
+    /// Tells the summary if it has changed.
+    fn publish(&mut self) {
+        if self.summary.is_closed() {
+            return;
+        }
+        let now = clock::now();
+        let old = Arc::clone(&self.summary.borrow());
+        let count = self.counted_at.after(COUNT_MS) <= now && self.tunnels.values().any(|t| t.stirred);
+        let same = !count
+            && Arc::ptr_eq(&old.desired, &self.desired)
+            && old.gone == self.gone
+            && old.tunnels.len() == self.tunnels.len()
+            && self.tunnels.iter().all(|(name, t)| old.tunnels.get(name).is_some_and(|o| o.holds(t)));
+        if same {
+            return;
+        }
+        // A new endpoint may ask for other external spokes.
+        let counted = Arc::ptr_eq(&old.desired, &self.desired);
+        let tunnels = self.tunnels.iter().map(|(name, tunnel)| {
+            let known = old.tunnels.get(name).filter(|_| counted);
+            (name.clone(), TunnelSummary::new(tunnel, known))
+        });
+        let new = Summary {
+            desired: Arc::clone(&self.desired),
+            tunnels: tunnels.collect(),
+            gone: self.gone.clone(),
+        };
+        self.tunnels.values_mut().for_each(|t| t.stirred = false);
+        self.counted_at = now;
+        if new != *old {
+            self.summary.send_replace(Arc::new(new));
+        }
     }
 
     fn next_wake(&self) -> Time {
@@ -198,8 +268,10 @@ impl Agent {
             Some(Leaving::Removed(at) | Leaving::Suspended(at)) => Some(at),
             None => None,
         });
+        let counting = !self.summary.is_closed() && self.tunnels.values().any(|t| t.stirred);
         engines
             .chain(leaving)
+            .chain(counting.then_some(self.counted_at.after(COUNT_MS)))
             .chain(self.save_at)
             .chain([self.reconcile_at])
             .min()

@@ -30,6 +30,7 @@ impl Agent {
         if look_at_nft {
             self.nft_at = clock::now().after(NFT_MS);
         }
+        self.meet_leftovers(&observed);
         let mut links_changed = false;
         let names: Vec<_> = self.tunnels.keys().cloned().collect();
         for network in &names {
@@ -43,6 +44,8 @@ impl Agent {
         for network in &names {
             self.reconcile_tunnel(network, &observed, look_at_nft).await;
         }
+        self.begin_farewells(clock::now());
+        self.see_off(&observed).await;
         self.capture_redirects();
     }
 
@@ -117,18 +120,23 @@ impl Agent {
         let all: Vec<_> = self.tunnels.values().filter_map(|t| t.wanted.as_ref()).collect();
         // A tunnel whose source is not known yet may still have its link from an earlier run: keep that. So may one
         // whose configuration cannot be used at the moment: only an explicit wish takes away what works.
-        let unsure = !self.desired.problems.is_empty();
+        let unsure = self.desired.keep_unnamed || !self.desired.problems.is_empty();
+        let removals = &self.desired.removals;
         let keeps = |network: &str| match self.tunnels.get(network) {
             Some(tunnel) => tunnel.wanted.is_none(),
-            None => unsure && !self.met.contains(network),
+            None => {
+                let asked = removals.iter().any(|r| r.spec.network == network);
+                unsure && !asked && !self.met.contains(network)
+            }
         };
+        let over = |prefix: IpNet| removals.iter().any(|r| r.spec.overlay.iter().any(|c| c.0 == prefix));
         let networks =
             observed.links.iter().filter_map(|l| Some((l.index, l.alias.strip_prefix(ALIAS_PREFIX)?)));
         let kept: BTreeMap<u32, &str> = networks.filter(|(_, network)| keeps(network)).collect();
         let mut ops = diff::stale(&all, observed);
         ops.retain(|op| match op {
             Op::DeleteLink { index } => !kept.contains_key(index),
-            Op::DeleteRoute(_) => kept.is_empty(),
+            Op::DeleteRoute(route) => kept.is_empty() || over(route.prefix),
             _ => true,
         });
         if !ops.is_empty() {
@@ -183,6 +191,9 @@ impl Agent {
         let dir = self.identity.snapshots.clone();
         let seed = seed(&self.identity.node, network, now.0);
         tunnel.configure(&self.names, observed, || snapshot::load(&dir, network, now), seed, now);
+        if tunnel.doomed {
+            tunnel.remove(now);
+        }
         // What a restored engine says goes into the plan before the comparison, so that nothing is taken away that it
         // is about to want.
         let drained = tunnel.drain(now);

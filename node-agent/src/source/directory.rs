@@ -151,7 +151,8 @@ impl Reader {
             let network = endpoint.spec.network.clone();
             match passwords(&endpoint.spec, &objects.secrets) {
                 Ok(passwords) => {
-                    endpoints.insert(network, DesiredEndpoint { spec: endpoint.spec, passwords });
+                    endpoints
+                        .insert(network, DesiredEndpoint { spec: endpoint.spec, passwords, origin: None });
                 }
                 Err(missing) => {
                     problems.push(missing);
@@ -171,19 +172,12 @@ impl Reader {
         endpoints: Option<BTreeMap<String, DesiredEndpoint>>,
     ) -> Desired {
         problems.dedup();
-        if problems != self.problems {
-            for p in problems.iter().filter(|p| !self.problems.contains(p)) {
-                warn!(object = p.object, field = p.field, reason = p.reason, "{}", p.message);
-            }
-            if problems.is_empty() {
-                info!("all configuration is good again");
-            }
-            self.problems.clone_from(&problems);
-        }
+        tell(&self.problems, &problems);
+        self.problems.clone_from(&problems);
         if let Some(endpoints) = endpoints {
             self.endpoints = endpoints;
         }
-        Desired { endpoints: self.endpoints.values().cloned().collect(), problems }
+        Desired { endpoints: self.endpoints.values().cloned().collect(), problems, ..Desired::default() }
     }
 
     fn compile(&self, objects: &super::last_good::Objects) -> compile::Compiled {
@@ -261,6 +255,16 @@ fn findings(compiled: &compile::Compiled) -> Vec<Problem> {
         problems.extend(faults.map(|f| problem(name.clone(), &f.field, f.reason, f.message.clone())));
     }
     problems
+}
+
+/// Logs the problems that are new.
+pub(super) fn tell(old: &[Problem], new: &[Problem]) {
+    for p in new.iter().filter(|p| !old.contains(p)) {
+        warn!(object = p.object, field = p.field, reason = p.reason, "{}", p.message);
+    }
+    if new.is_empty() && !old.is_empty() {
+        info!("all configuration is good again");
+    }
 }
 
 pub(super) fn problem(object: String, field: &str, reason: Reason, message: impl Into<String>) -> Problem {

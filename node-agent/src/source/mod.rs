@@ -1,18 +1,26 @@
-//! Where endpoints come from. [`directory`]: a directory of YAML files on a box without Kubernetes.
+//! Where endpoints come from. [`directory`]: a directory of YAML files on a box without Kubernetes. [`kubernetes`]: the
+//! objects that the operator wrote for this node.
 //!
 //! Whatever the source, the agent gets the same [`Desired`], and what is wrong never takes away what worked.
 
 pub mod directory;
+pub mod kubernetes;
 mod last_good;
 
 use crds::endpoint::DmvpnEndpointSpec;
+use serde::{Deserialize, Serialize};
 use view::Problem;
 
 /// Everything that this node should be, and what was wrong with the rest.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {
-    /// One a network.
+    /// Tunnels that should be there, one a network.
     pub endpoints: Vec<DesiredEndpoint>,
+    /// Tunnels that are to be taken away because somebody asked for it (`desired: Absent`), one a network.
+    pub removals: Vec<DesiredEndpoint>,
+    /// What is named in neither list stays as it is: only a directory that was read as a whole says by silence that
+    /// something is to go.
+    pub keep_unnamed: bool,
     /// Objects and files that could not be used.
     pub problems: Vec<Problem>,
 }
@@ -24,6 +32,17 @@ pub struct DesiredEndpoint {
     pub spec: DmvpnEndpointSpec,
     /// Passwords for NHRP authentication, in the order of the references.
     pub passwords: Vec<Vec<u8>>,
+    /// The API object that it is from.
+    pub origin: Option<Origin>,
+}
+
+/// Which API object an endpoint is from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Its name.
+    pub object: String,
+    /// Its generation.
+    pub generation: i64,
 }
 
 impl std::fmt::Debug for DesiredEndpoint {
@@ -32,6 +51,7 @@ impl std::fmt::Debug for DesiredEndpoint {
         f.debug_struct("DesiredEndpoint")
             .field("spec", &self.spec)
             .field("passwords", &self.passwords.len())
+            .field("origin", &self.origin)
             .finish()
     }
 }

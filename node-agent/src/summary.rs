@@ -1,0 +1,95 @@
+//! What the agent's task tells of itself when it changes: little enough to be made on every change, also on a hub with
+//! ten thousand peers. The full tables are in the report, on request.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crds::Reason;
+
+use crate::ladder::{Rung, Trouble};
+use crate::source::Desired;
+use crate::tunnel::{Leaving, Tunnel};
+
+/// The state of everything, in short.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Summary {
+    /// What was wanted when it was made: the agent has compared the kernel with it.
+    pub desired: Arc<Desired>,
+    /// Tunnels by network.
+    pub tunnels: BTreeMap<String, TunnelSummary>,
+    /// Networks of `desired.removals` of which nothing is left in the kernel.
+    pub gone: BTreeSet<String>,
+}
+
+/// One tunnel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TunnelSummary {
+    /// Where it stands.
+    pub rung: Rung,
+    /// What the interface lacks; `None`: it is there, up, with an underlay address.
+    pub interface: Option<Trouble>,
+    /// It withdraws and will be taken away.
+    pub leaving: bool,
+    /// Underlay address in use.
+    pub nbma: Option<IpAddr>,
+    /// Number of peers.
+    pub peers: usize,
+    /// External spokes that are registered, with their underlay addresses, in the order of the endpoint.
+    pub external: Vec<(String, IpAddr)>,
+}
+
+impl TunnelSummary {
+    /// Of a tunnel. Peers and external spokes are counted when `old` does not know better.
+    pub fn new(tunnel: &Tunnel, old: Option<&Self>) -> Self {
+        let (peers, external) = match old.filter(|_| !tunnel.stirred) {
+            Some(old) => (old.peers, old.external.clone()),
+            None => count(tunnel),
+        };
+        let interface = interface(tunnel);
+        let local = tunnel.wanted.as_ref().map(|w| w.link.local);
+        let starting = || Rung::starting("the agent has not looked at the underlay yet");
+        Self {
+            rung: tunnel.rung().map_or_else(starting, |(rung, _)| rung.clone()),
+            nbma: local.filter(|_| interface.is_none()),
+            interface,
+            leaving: is_leaving(tunnel),
+            peers,
+            external,
+        }
+    }
+
+    /// Whether this is still true of the tunnel, its counts aside. Asked after every packet: it copies nothing.
+    pub fn holds(&self, tunnel: &Tunnel) -> bool {
+        tunnel.rung().is_some_and(|(rung, _)| *rung == self.rung)
+            && is_leaving(tunnel) == self.leaving
+            && self.interface.is_none() == has_interface(tunnel)
+            && (self.interface.is_some() || tunnel.wanted.as_ref().map(|w| w.link.local) == self.nbma)
+    }
+}
+
+fn is_leaving(tunnel: &Tunnel) -> bool {
+    tunnel.doomed || matches!(tunnel.leaving, Some(Leaving::Removed(_)))
+}
+
+fn has_interface(tunnel: &Tunnel) -> bool {
+    tunnel.link != 0 && tunnel.ground.trouble.is_none() && !tunnel.ground.suspended
+}
+
+fn interface(tunnel: &Tunnel) -> Option<Trouble> {
+    if tunnel.ground.suspended {
+        return Some(Trouble::new(Reason::Suspended, "spec.suspend is true: the interface is down"));
+    }
+    let missing =
+        || (tunnel.link == 0).then(|| Trouble::new(Reason::Starting, "the interface is being made"));
+    tunnel.ground.trouble.clone().or_else(missing)
+}
+
+fn count(tunnel: &Tunnel) -> (usize, Vec<(String, IpAddr)>) {
+    let Some(engine) = &tunnel.engine else { return (0, Vec::new()) };
+    let registered = tunnel.spec.external.iter().filter_map(|external| {
+        let from = external.overlay_addresses.iter().find_map(|address| engine.registered(*address))?;
+        Some((external.name.clone(), from))
+    });
+    (engine.peer_count(), registered.collect())
+}

@@ -1,0 +1,156 @@
+//! `dmvpn-operator drain`: all tunnels of this cluster are taken away, before an uninstall. It takes the Lease, so that the
+//! operator does not put back what is taken away, and keeps it when it succeeds: the uninstall removes it.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use crds::DmvpnEndpoint;
+use crds::endpoint::Desired;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::ListParams;
+use kube::{Api, Client};
+use tracing::{info, warn};
+
+use crate::args::RunArgs;
+use crate::decode::Guarded;
+use crate::lease::{self, Holder};
+use crate::pass::{self, Op, Write, name};
+use crate::write::execute;
+
+/// How often endpoints are looked at.
+const LOOK: Duration = Duration::from_millis(500);
+/// How often progress is told.
+const TELL: Duration = Duration::from_secs(5);
+/// The operator notices within this time that the Lease is not its own any more, and what it was writing is written.
+const SETTLE: Duration = Duration::from_secs(lease::RETRY.as_secs() + 4);
+/// How long the operator stays quiet after a drain that succeeded, if nobody removes it.
+const QUIET: Duration = Duration::from_secs(120);
+
+/// Takes all tunnels away.
+///
+/// # Errors
+/// Names the endpoints whose agents did not answer in time.
+pub async fn drain(args: &RunArgs, timeout_seconds: u64) -> anyhow::Result<()> {
+    let stop = crate::run::told_to_stop()?;
+    let client = crate::run::client().await?;
+    let identity = format!("drain-{}", args.identity());
+    let mut holder = Holder::new(client.clone(), &args.namespace, &args.lease, identity).forcing();
+    let deadline = Instant::now() + Duration::from_secs(timeout_seconds);
+    let drained = tokio::select! {
+        drained = work(&client, &mut holder, deadline) => drained,
+        () = stop => Err(anyhow::anyhow!("stopped by a signal")),
+    };
+    if drained.is_err()
+        && let Err(error) = holder.release().await
+    {
+        warn!(%error, "the Lease could not be given back: the operator waits until it ends");
+    }
+    drained
+}
+
+async fn work(client: &Client, holder: &mut Holder, deadline: Instant) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let mut renewed = None::<Instant>;
+    let mut told = begun;
+    let mut last_error = None;
+    let mut left: Vec<String> = vec!["(not listed yet)".to_owned()];
+    loop {
+        let now = Instant::now();
+        if renewed.is_none_or(|at| now.duration_since(at) >= lease::RETRY) {
+            match holder.attempt().await {
+                Ok(true) => {
+                    if renewed.is_none() {
+                        info!("holding the Lease: the operator stops writing");
+                    }
+                    renewed = Some(now);
+                }
+                Ok(false) => {}
+                Err(error) => last_error = Some(format!("Lease: {error}")),
+            }
+        }
+        if renewed.is_some() {
+            match step(client).await {
+                Ok(names) => left = names,
+                Err(error) => last_error = Some(format!("{error:#}")),
+            }
+            let settled = now.duration_since(begun) >= SETTLE;
+            if left.is_empty() && settled {
+                // For as long as it takes to remove the operator.
+                holder.lasting(QUIET);
+                holder.attempt().await.context("the Lease cannot be kept")?;
+                info!(seconds = begun.elapsed().as_secs(), "all tunnels are taken away");
+                return Ok(());
+            }
+        }
+        if now >= deadline {
+            let error = last_error.map(|e| format!(" (last error: {e})")).unwrap_or_default();
+            bail!(
+                "{} endpoints are not taken away: {}{error}: see their agents, or run `dmvpn-agent purge` on those nodes, \
+                 and drain again",
+                left.len(),
+                left.join(", ")
+            );
+        }
+        if now.duration_since(told) >= TELL {
+            told = now;
+            info!(left = left.len(), seconds = begun.elapsed().as_secs(), "waiting for {}", left.join(", "));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Asks for what is not asked for yet, lets go what is done; returns what is left.
+async fn step(client: &Client) -> anyhow::Result<Vec<String>> {
+    let endpoints = Api::<Guarded<DmvpnEndpoint>>::all(client.clone());
+    let listed = endpoints.list(&ListParams::default()).await.context("endpoints cannot be listed")?;
+    if listed.items.is_empty() {
+        return Ok(Vec::new());
+    }
+    let nodes = Api::<Node>::all(client.clone())
+        .list(&ListParams::default())
+        .await
+        .context("nodes cannot be listed")?;
+    let nodes: BTreeSet<(&str, Option<&str>)> =
+        nodes.items.iter().map(|n| (name(n), n.metadata.uid.as_deref())).collect();
+    let mut left = Vec::new();
+    for endpoint in &listed.items {
+        let endpoint = match &endpoint.0 {
+            Ok(endpoint) => endpoint,
+            Err(bad) => {
+                left.push(format!("{} ({})", bad.name(), bad.error));
+                continue;
+            }
+        };
+        let spec = &endpoint.spec;
+        let there = nodes.iter().any(|(node, uid)| {
+            *node == spec.node_name && spec.node_uid.as_deref().is_none_or(|made_for| *uid == Some(made_for))
+        });
+        let write = if !there || pass::is_absent(endpoint) {
+            pass::let_go(endpoint)
+        } else {
+            left.push(format!("{} (node {})", name(endpoint), spec.node_name));
+            (spec.desired == Desired::Present).then(|| Write {
+                kind: "DmvpnEndpoint",
+                name: name(endpoint).to_owned(),
+                uid: endpoint.metadata.uid.clone(),
+                base: endpoint.metadata.resource_version.clone(),
+                op: Op::ApplyEndpoint(Box::new(pass::absent(endpoint))),
+                notes: Vec::new(),
+            })
+        };
+        let letting_go = matches!(write, Some(Write { op: Op::LetGo { .. }, .. }));
+        if let Some(write) = write {
+            match execute(client, &write).await {
+                Err(kube::Error::Api(s)) if [404, 409].contains(&s.code) => {}
+                Err(error) => return Err(error).with_context(|| format!("DmvpnEndpoint {}", write.name)),
+                Ok(()) if letting_go => continue,
+                Ok(()) => {}
+            }
+        }
+        if letting_go {
+            left.push(format!("{} (being deleted)", name(endpoint)));
+        }
+    }
+    Ok(left)
+}

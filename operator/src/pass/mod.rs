@@ -1,0 +1,247 @@
+//! One pass: what is in the stores → what is to be written. Pure: the same snapshot gives the same writes, and one where
+//! everything is as it should be gives none.
+//!
+//! ```text
+//!   Snapshot ─► compile ─► hold: what a refused object gave last stays in force
+//!                             │ wanted endpoints
+//!              addresses ◄────┼────► endpoints: apply, take away, let go
+//!                             └────► status: conditions and counts
+//! ```
+
+mod addresses;
+mod endpoints;
+mod hold;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use compile::{Allocated, Compiled, Inputs, NodeFacts};
+use crds::{DmvpnAddress, DmvpnEndpoint, DmvpnNetwork, DmvpnSpoke};
+use k8s_openapi::api::core::v1::{Node, Pod, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
+use kube::{Resource, ResourceExt};
+use serde_json::Value;
+
+use crate::credentials::{self, Credentials};
+use crate::decode::Undecodable;
+use crate::events::Note;
+use crate::status;
+
+pub(crate) use endpoints::{absent, is_absent, let_go};
+pub(crate) use hold::Endpoints;
+
+/// What was in the stores at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The operator's namespace.
+    pub namespace: String,
+    /// Networks that decode.
+    pub networks: Vec<DmvpnNetwork>,
+    /// Those that do not.
+    pub bad_networks: Vec<Undecodable>,
+    /// Spokes that decode.
+    pub spokes: Vec<DmvpnSpoke>,
+    /// Those that do not.
+    pub bad_spokes: Vec<Undecodable>,
+    /// Endpoints that decode.
+    pub endpoints: Vec<DmvpnEndpoint>,
+    /// Those that do not.
+    pub bad_endpoints: Vec<Undecodable>,
+    /// Allocated addresses.
+    pub addresses: Vec<DmvpnAddress>,
+    /// Nodes.
+    pub nodes: Vec<Node>,
+    /// Secrets with the label, of the operator's namespace.
+    pub secrets: Vec<Secret>,
+    /// Agents' pods; `None`: they are not looked at.
+    pub pods: Option<Vec<Pod>>,
+    /// Nodes whose agent does not report.
+    pub silent: BTreeSet<String>,
+}
+
+/// Something to be written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Write {
+    /// Kind of the object.
+    pub kind: &'static str,
+    /// Its name.
+    pub name: String,
+    /// Its UID in the snapshot; `None`: it was not there.
+    pub uid: Option<String>,
+    /// Its version in the snapshot; `None`: it was not there.
+    pub base: Option<String>,
+    /// What is done to it.
+    pub op: Op,
+    /// What is told about it once it is written.
+    pub notes: Vec<Note>,
+}
+
+/// What is done to an object. The order is that of carrying out: what others need comes first.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// Created; that it exists already is an answer too.
+    CreateAddress(Box<DmvpnAddress>),
+    /// Server-side apply of metadata and spec of an endpoint.
+    ApplyEndpoint(Box<DmvpnEndpoint>),
+    /// Our finalizer goes, then the endpoint.
+    LetGo {
+        /// UID, so that no other object of that name is meant.
+        uid: String,
+        /// Finalizers of others, which stay.
+        finalizers: Vec<String>,
+        /// Whether it still has to be deleted.
+        delete: bool,
+    },
+    /// An address is released.
+    DeleteAddress {
+        /// UID, so that no other object of that name is meant.
+        uid: String,
+    },
+    /// Server-side apply of the status.
+    Status(Value),
+}
+
+impl Op {
+    /// Writes of one stage are independent of each other.
+    pub fn stage(&self) -> u8 {
+        match self {
+            Self::CreateAddress(_) => 0,
+            Self::ApplyEndpoint(_) => 1,
+            Self::LetGo { .. } => 2,
+            Self::DeleteAddress { .. } => 3,
+            Self::Status(_) => 4,
+        }
+    }
+}
+
+/// An endpoint that should be there.
+pub(crate) struct Wanted {
+    /// As it should be; the annotation with the revision included.
+    pub endpoint: DmvpnEndpoint,
+    /// It is left as it is, because the network is refused.
+    pub held: bool,
+}
+
+/// What the parts of a pass look at.
+pub(crate) struct Facts<'a> {
+    pub snapshot: &'a Snapshot,
+    pub compiled: Compiled,
+    /// Networks that are there and not on their way out.
+    pub networks: BTreeMap<&'a str, &'a DmvpnNetwork>,
+    /// Endpoints that are there, by name.
+    pub endpoints: BTreeMap<&'a str, &'a DmvpnEndpoint>,
+    /// UID of each node.
+    pub nodes: BTreeMap<&'a str, &'a str>,
+    pub credentials: BTreeMap<&'a str, Credentials>,
+    /// Networks and spokes (`Kind/name`) that are not accepted or do not decode.
+    pub refused: BTreeSet<String>,
+}
+
+/// What is to be written, in the order in which it is carried out.
+pub fn plan(snapshot: &Snapshot, now: &Time) -> Vec<Write> {
+    let facts = Facts::new(snapshot);
+    let (wanted, kept) = hold::wanted(&facts);
+    let mut writes = addresses::plan(&facts);
+    writes.extend(endpoints::plan(&facts, &wanted, now));
+    writes.extend(status::plan(&facts, &wanted, &kept, now));
+    writes.sort_by(|a, b| (a.op.stage(), a.kind, &a.name).cmp(&(b.op.stage(), b.kind, &b.name)));
+    writes
+}
+
+impl<'a> Facts<'a> {
+    fn new(snapshot: &'a Snapshot) -> Self {
+        let networks: BTreeMap<&str, &DmvpnNetwork> =
+            snapshot.networks.iter().filter(|n| stays(*n)).map(|n| (name(n), n)).collect();
+        let allocated: Vec<Allocated> = snapshot.addresses.iter().map(allocated).collect();
+        let inputs = Inputs {
+            networks: networks.values().map(|n| (*n).clone()).collect(),
+            spokes: snapshot.spokes.iter().filter(|s| stays(*s)).cloned().collect(),
+            nodes: snapshot.nodes.iter().map(node_facts).collect(),
+            addresses: allocated.clone(),
+            in_use: allocated,
+        };
+        let compiled = compile::compile(&inputs);
+        let secrets: BTreeMap<&str, &Secret> = snapshot.secrets.iter().map(|s| (name(s), s)).collect();
+        let credentials = networks
+            .iter()
+            .map(|(name, network)| {
+                let refs = &network.spec.nhrp.authentication_secret_refs;
+                (*name, credentials::resolve(name, refs, &snapshot.namespace, &secrets))
+            })
+            .collect();
+        let refused = compiled
+            .conditions
+            .iter()
+            .filter(|c| !c.accepted())
+            .map(|c| format!("{}/{}", c.kind, c.name))
+            .chain(snapshot.bad_networks.iter().map(|b| format!("DmvpnNetwork/{}", b.name())))
+            .chain(snapshot.bad_spokes.iter().map(|b| format!("DmvpnSpoke/{}", b.name())))
+            .collect();
+        Self {
+            endpoints: snapshot.endpoints.iter().map(|e| (name(e), e)).collect(),
+            nodes: snapshot
+                .nodes
+                .iter()
+                .map(|n| (name(n), n.metadata.uid.as_deref().unwrap_or("")))
+                .collect(),
+            snapshot,
+            compiled,
+            networks,
+            credentials,
+            refused,
+        }
+    }
+
+    /// Whether the node of an endpoint is still the one that it was made for.
+    pub(crate) fn node_is_there(&self, endpoint: &DmvpnEndpoint) -> bool {
+        let uid = self.nodes.get(endpoint.spec.node_name.as_str());
+        match (&endpoint.spec.node_uid, uid) {
+            (_, None) => false,
+            (Some(made_for), Some(uid)) => made_for == uid,
+            (None, Some(_)) => true,
+        }
+    }
+
+    pub(crate) fn network_refused(&self, network: &str) -> bool {
+        self.refused.contains(&format!("DmvpnNetwork/{network}"))
+    }
+
+    pub(crate) fn spoke_refused(&self, spoke: &str) -> bool {
+        self.refused.contains(&format!("DmvpnSpoke/{spoke}"))
+    }
+}
+
+/// An object's name; the API gives every one of them one.
+pub(crate) fn name<K: Resource>(object: &K) -> &str {
+    object.meta().name.as_deref().unwrap_or_default()
+}
+
+/// Whether nobody has asked for its deletion.
+pub(crate) fn stays<K: Resource>(object: &K) -> bool {
+    object.meta().deletion_timestamp.is_none()
+}
+
+fn allocated(object: &DmvpnAddress) -> Allocated {
+    let spec = &object.spec;
+    Allocated { network: spec.network.clone(), address: spec.address, owner: spec.owner.clone() }
+}
+
+fn node_facts(node: &Node) -> NodeFacts {
+    let addresses = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
+    NodeFacts {
+        name: node.name_any(),
+        uid: node.metadata.uid.clone(),
+        labels: node.metadata.labels.clone().unwrap_or_default(),
+        ready: crate::silence::node_ready(node),
+        internal_ips: addresses
+            .filter(|a| a.type_ == "InternalIP")
+            .filter_map(|a| a.address.parse().ok())
+            .collect(),
+    }
+}
+
+/// Reference to the network as the owner of what is made for it.
+fn owned_by(network: &DmvpnNetwork) -> Option<Vec<OwnerReference>> {
+    network.controller_owner_ref(&()).map(|reference| vec![reference])
+}

@@ -1,0 +1,197 @@
+//! What is in the cluster: one reflector a kind, each with its own back-off, so that a watch that fails stops no other.
+//! Every change wakes the pass.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crds::{DmvpnAddress, DmvpnEndpoint, DmvpnNetwork, DmvpnSpoke, NETWORK_LABEL};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Node, Pod, Secret};
+use kube::runtime::reflector::{self, Store};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use crate::args::RunArgs;
+use crate::decode::Guarded;
+use crate::pass::Snapshot;
+use crate::progress::Progress;
+
+/// Seconds that a watch lasts: less than load balancers keep an idle connection.
+const WATCH_SECONDS: u32 = 200;
+
+/// The stores of all kinds.
+#[derive(Clone)]
+pub struct Stores {
+    networks: Store<Guarded<DmvpnNetwork>>,
+    spokes: Store<Guarded<DmvpnSpoke>>,
+    endpoints: Store<Guarded<DmvpnEndpoint>>,
+    addresses: Store<Guarded<DmvpnAddress>>,
+    nodes: Store<Node>,
+    secrets: Store<Secret>,
+    pods: Option<Store<Pod>>,
+    tls: Store<Secret>,
+    progress: Arc<Progress>,
+    /// Rings when something changed.
+    pub changed: Arc<Notify>,
+    /// Rings when the certificate changed.
+    pub tls_changed: Arc<Notify>,
+}
+
+impl Stores {
+    /// Starts the watches.
+    pub fn watch(client: &Client, args: &RunArgs, progress: &Arc<Progress>) -> Self {
+        let changed = Arc::new(Notify::new());
+        let tls_changed = Arc::new(Notify::new());
+        let config = watcher::Config::default().timeout(WATCH_SECONDS);
+        let start = Start { progress: progress.clone(), changed: changed.clone() };
+        let ns = args.namespace.as_str();
+        let selected = (!args.agent_selector.is_empty()).then(|| config.clone().labels(&args.agent_selector));
+        let start_tls = Start { progress: progress.clone(), changed: tls_changed.clone() };
+        Self {
+            networks: start.watch("networks", Api::all(client.clone()), config.clone(), |_| {}),
+            spokes: start.watch("spokes", Api::all(client.clone()), config.clone(), |_| {}),
+            endpoints: start.watch("endpoints", Api::all(client.clone()), config.clone(), |_| {}),
+            addresses: start.watch("addresses", Api::all(client.clone()), config.clone(), |_| {}),
+            nodes: start.watch("nodes", Api::all(client.clone()), config.clone(), trim_node),
+            secrets: start.watch(
+                "secrets",
+                Api::namespaced(client.clone(), ns),
+                config.clone().labels(NETWORK_LABEL),
+                |_| {},
+            ),
+            pods: selected
+                .map(|config| start.watch("pods", Api::namespaced(client.clone(), ns), config, trim_pod)),
+            tls: start_tls.watch(
+                "certificate",
+                Api::namespaced(client.clone(), ns),
+                config.fields(&format!("metadata.name={}", args.tls_secret)),
+                |_| {},
+            ),
+            progress: progress.clone(),
+            changed,
+            tls_changed,
+        }
+    }
+
+    /// What is in them now. Only meaningful once all of them are synced.
+    pub fn snapshot(&self, namespace: &str) -> Snapshot {
+        let mut snapshot = Snapshot { namespace: namespace.to_owned(), ..Snapshot::default() };
+        sort(&self.networks, &mut snapshot.networks, &mut snapshot.bad_networks);
+        sort(&self.spokes, &mut snapshot.spokes, &mut snapshot.bad_spokes);
+        sort(&self.endpoints, &mut snapshot.endpoints, &mut snapshot.bad_endpoints);
+        sort(&self.addresses, &mut snapshot.addresses, &mut Vec::new());
+        snapshot.nodes = self.nodes.state().iter().map(|n| (**n).clone()).collect();
+        snapshot.secrets = self.secrets.state().iter().map(|s| (**s).clone()).collect();
+        snapshot.pods = self.pods.as_ref().map(|pods| pods.state().iter().map(|p| (**p).clone()).collect());
+        snapshot
+    }
+
+    /// Whether the Secret with the certificate has been looked for.
+    pub fn certificate_listed(&self) -> bool {
+        self.progress.watch_synced("certificate")
+    }
+
+    /// The Secret with the certificate.
+    pub fn certificate(&self) -> Option<Arc<Secret>> {
+        self.tls.state().into_iter().next()
+    }
+}
+
+/// Sorts what was read from what was not.
+fn sort<K: Clone + Resource<DynamicType = ()>>(
+    store: &Store<Guarded<K>>,
+    good: &mut Vec<K>,
+    bad: &mut Vec<crate::decode::Undecodable>,
+) {
+    for object in store.state() {
+        match &object.0 {
+            Ok(object) => good.push(object.clone()),
+            Err(object) => bad.push(object.clone()),
+        }
+    }
+}
+
+struct Start {
+    progress: Arc<Progress>,
+    changed: Arc<Notify>,
+}
+
+impl Start {
+    fn watch<K>(&self, name: &'static str, api: Api<K>, config: watcher::Config, trim: fn(&mut K)) -> Store<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    {
+        let (store, writer) = reflector::store();
+        let (progress, changed) = (self.progress.clone(), self.changed.clone());
+        progress.watch_started(name);
+        let stream = watcher(api, config)
+            .default_backoff()
+            .modify(move |object| {
+                object.meta_mut().managed_fields = None;
+                trim(object);
+            })
+            .reflect(writer);
+        tokio::spawn(async move {
+            let mut stream = std::pin::pin!(stream);
+            let mut failing = false;
+            while let Some(event) = stream.next().await {
+                let now = Instant::now();
+                match event {
+                    Ok(event) => {
+                        let listed = matches!(event, watcher::Event::InitDone);
+                        progress.watch_event(name, listed, now);
+                        progress.api_answered(now);
+                        if std::mem::take(&mut failing) {
+                            info!(watch = name, "watch goes on");
+                        }
+                        if !matches!(event, watcher::Event::Init | watcher::Event::InitApply(_)) {
+                            changed.notify_one();
+                        }
+                    }
+                    Err(error) => {
+                        // Once an outage: the back-off goes up to 30 s, and `/healthz` has the last one.
+                        if !std::mem::replace(&mut failing, true) {
+                            warn!(watch = name, %error, "watch failed, trying again");
+                        }
+                        progress.watch_failed(name, error.to_string(), now);
+                    }
+                }
+            }
+            progress.watch_ended(name);
+        });
+        store
+    }
+}
+
+/// A Node's images and the like are most of it, and none of our business.
+fn trim_node(node: &mut Node) {
+    node.metadata.annotations = None;
+    node.spec = None;
+    if let Some(status) = node.status.take() {
+        let conditions =
+            status.conditions.map(|list| list.into_iter().filter(|c| c.type_ == "Ready").collect());
+        node.status = Some(k8s_openapi::api::core::v1::NodeStatus {
+            conditions,
+            addresses: status.addresses,
+            ..Default::default()
+        });
+    }
+}
+
+/// Of an agent's pod it matters where it is and whether it is Ready.
+fn trim_pod(pod: &mut Pod) {
+    pod.metadata.annotations = None;
+    if let Some(spec) = pod.spec.take() {
+        pod.spec =
+            Some(k8s_openapi::api::core::v1::PodSpec { node_name: spec.node_name, ..Default::default() });
+    }
+    if let Some(status) = pod.status.take() {
+        let conditions =
+            status.conditions.map(|list| list.into_iter().filter(|c| c.type_ == "Ready").collect());
+        pod.status = Some(k8s_openapi::api::core::v1::PodStatus { conditions, ..Default::default() });
+    }
+}
