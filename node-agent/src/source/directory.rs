@@ -202,6 +202,7 @@ impl Reader {
             spokes: spokes.collect(),
             nodes: vec![node],
             addresses: self.allocated.clone(),
+            in_use: Vec::new(),
         })
     }
 }
