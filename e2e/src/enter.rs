@@ -165,7 +165,7 @@ fn stty(line: &str, words: &[&str]) -> Result<()> {
 }
 
 /// RFC 4648, with padding: the one place that needs it does not need a library.
-fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
     for chunk in bytes.chunks(3) {

@@ -5,6 +5,8 @@
 //! * [`guest`] boots a kernel that has GRE, ESP and nft over this machine's own root file system (or uses
 //!   fresh namespaces where the running kernel has them), runs one command there and returns its status;
 //! * [`ring3`] puts a test into such a guest: the test runs its own binary again inside;
+//! * [`apart`] runs a test again in fresh namespaces of this machine, where [`cluster`] boots Kubernetes control
+//!   planes; [`ring2`] puts a test beside one of them;
 //! * [`lab`] makes hosts (network namespaces), links, FRR peers, captures, pings and kernel dumps;
 //! * [`scene`] is the fixed set of sites that the demo and most scenarios share;
 //! * [`story`] tells the demo: chapters and steps with expected, seen and time; [`chapters`] are its text;
@@ -12,16 +14,22 @@
 //!
 //! There are no sleeps outside [`wait`]: everything waits for a condition with a deadline.
 
+pub mod apart;
 pub mod chapters;
+pub mod cluster;
 pub mod demo;
 pub mod enter;
 pub mod guest;
 pub mod lab;
 pub mod paths;
+mod rerun;
+pub mod ring2;
 pub mod ring3;
 pub mod scene;
 pub mod story;
 pub mod wait;
 
+pub use cluster::Cluster;
 pub use lab::Lab;
+pub use ring2::{ring2, ring2_with};
 pub use ring3::{ring3, ring3_with};

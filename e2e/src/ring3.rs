@@ -1,15 +1,14 @@
 //! Tests on a real network: run outside, such a test boots a guest and runs itself again inside it.
 
-use std::any::type_name;
-use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::guest::{Job, Output};
 use crate::lab::Lab;
 use crate::paths;
+use crate::rerun::Rerun;
 
 /// What a test asks of its guest.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +42,7 @@ pub fn ring3_with<F: FnOnce(&Lab) -> Result<()>>(needs: Needs, body: F) {
         run_inside(body);
         return;
     }
-    if let Err(error) = run_outside(needs, &test_name::<F>()) {
+    if let Err(error) = Rerun::of::<F>().and_then(|rerun| run_outside(needs, &rerun)) {
         panic!("{error:#}");
     }
 }
@@ -69,30 +68,19 @@ fn run_inside(body: impl FnOnce(&Lab) -> Result<()>) {
     }
 }
 
-fn run_outside(needs: Needs, test: &str) -> Result<()> {
-    let exe = env::current_exe().context("own path")?;
-    let binary = exe.file_stem().and_then(|s| s.to_str()).unwrap_or("test");
-    // Without the hash that cargo puts at the end.
-    let binary = binary.rsplit_once('-').map_or(binary, |(name, _)| name);
-    let out = paths::results()?.join(binary).join(test.replace("::", "."));
-    let script = format!(
-        "exec {} --exact {} --nocapture --include-ignored --test-threads=1",
-        crate::guest::quote(&exe.to_string_lossy()),
-        crate::guest::quote(test)
-    );
-    let job = Job { memory_mib: needs.memory_mib, deadline: needs.deadline, ..Job::new(script, out.clone()) };
+fn run_outside(needs: Needs, rerun: &Rerun) -> Result<()> {
+    let out = rerun.results()?;
+    let job = Job {
+        memory_mib: needs.memory_mib,
+        deadline: needs.deadline,
+        ..Job::new(rerun.script(), out.clone())
+    };
     let status = job.run(Output::Inherit)?;
     ensure!(status == 0, "failed inside the guest (status {status}); results: {}", out.display());
     ensure!(
         out.join(".guest/ran").exists(),
-        "the guest found no test named {test}: the closure must stand directly in the test"
+        "the guest found no test named {}: the closure must stand directly in the test",
+        rerun.test
     );
     Ok(())
-}
-
-/// `crate::module::test::{{closure}}` → `module::test`.
-fn test_name<F>() -> String {
-    let name = type_name::<F>();
-    let name = name.split("::{{closure}}").next().unwrap_or(name);
-    name.split_once("::").map_or(name, |(_, rest)| rest).to_owned()
 }

@@ -28,8 +28,6 @@ const ENTER_LINE: &str = include_str!("../../guest/enter-line");
 
 /// A boot takes below a second on a quiet machine; this is for one that is busy building.
 const BOOT_DEADLINE: Duration = Duration::from_secs(60);
-/// How long a test waits for a free CPU.
-const SLOT_DEADLINE: Duration = Duration::from_secs(900);
 
 /// Which kernel a guest runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +104,7 @@ impl Job {
     /// # Errors
     /// When the guest does not boot, dies, or passes its deadline; then the end of its console is shown.
     pub fn run(&self, output: Output) -> Result<i32> {
-        let slot = slots::acquire(SLOT_DEADLINE)?;
+        let slot = slots::acquire(slots::DEADLINE)?;
         let running = self.start(output, slot.cpu())?;
         running.wait(self.deadline)
     }

@@ -7,6 +7,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::{paths, wait};
 
+/// How long a test waits for a free CPU.
+pub const DEADLINE: Duration = Duration::from_secs(900);
+
 /// The right to use one CPU; given back when dropped (or when the process dies).
 #[derive(Debug)]
 pub struct Slot {

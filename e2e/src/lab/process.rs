@@ -34,6 +34,12 @@ impl Process {
         Ok(Self { label: label.to_owned(), child, log: log.to_owned() })
     }
 
+    /// What it is called in messages and logs.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
     /// Its process id (inside the guest).
     #[must_use]
     pub fn pid(&self) -> u32 {
@@ -111,7 +117,9 @@ impl Process {
         Ok(self.child.wait()?)
     }
 
-    fn log_end(&self) -> String {
+    /// The last five lines of its log.
+    #[must_use]
+    pub fn log_end(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(5)..].join(" | ")
