@@ -7,6 +7,7 @@
 //! * [`ring3`] puts a test into such a guest: the test runs its own binary again inside;
 //! * [`apart`] runs a test again in fresh namespaces of this machine, where [`cluster`] boots Kubernetes control
 //!   planes; [`ring2`] puts a test beside one of them;
+//! * [`images`] makes the container images that nodes run, from files that are here;
 //! * [`lab`] makes hosts (network namespaces), links, FRR peers, captures, pings and kernel dumps;
 //! * [`scene`] is the fixed set of sites that the demo and most scenarios share;
 //! * [`story`] tells the demo: chapters and steps with expected, seen and time; [`chapters`] are its text;
@@ -20,6 +21,7 @@ pub mod cluster;
 pub mod demo;
 pub mod enter;
 pub mod guest;
+pub mod images;
 pub mod lab;
 pub mod paths;
 mod rerun;
