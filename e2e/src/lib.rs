@@ -9,6 +9,7 @@
 //!   planes; [`ring2`] puts a test beside one of them, [`ring4`] into a guest with nodes of several;
 //! * [`images`] makes the container images that nodes run, from files that are here;
 //! * [`lab`] makes hosts (network namespaces), links, FRR peers, captures, pings and kernel dumps;
+//! * [`node`] makes a host a Kubernetes node: containerd and kubelet in namespaces of their own;
 //! * [`scene`] is the fixed set of sites that the demo and most scenarios share;
 //! * [`story`] tells the demo: chapters and steps with expected, seen and time; [`chapters`] are its text;
 //! * [`enter`] opens a shell in a host of a scene that was left running.
@@ -23,6 +24,7 @@ pub mod enter;
 pub mod guest;
 pub mod images;
 pub mod lab;
+pub mod node;
 pub mod paths;
 mod rerun;
 pub mod ring2;
@@ -34,6 +36,7 @@ pub mod wait;
 
 pub use cluster::Cluster;
 pub use lab::Lab;
+pub use node::Node;
 pub use ring2::{ring2, ring2_with};
 pub use ring3::{ring3, ring3_with};
 pub use ring4::ring4;

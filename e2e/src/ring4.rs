@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use crate::apart;
 use crate::cluster::{Cluster, Holder};
 use crate::guest::{Job, Output, slots};
+use crate::images::{self, Images};
 use crate::lab::Lab;
 use crate::paths;
 use crate::rerun::Rerun;
@@ -25,6 +26,8 @@ const CPU: &str = "DMVPN_LAB_GUEST_CPU";
 pub struct Needs {
     /// Names of the clusters; a control plane each.
     pub clusters: &'static [&'static str],
+    /// Whether there will be nodes: their images are made then.
+    pub nodes: bool,
     /// Memory of the guest in MiB: three nodes with their pods want 3000.
     pub memory_mib: u32,
     /// From boot to the end of the test.
@@ -33,7 +36,7 @@ pub struct Needs {
 
 impl Default for Needs {
     fn default() -> Self {
-        Self { clusters: &["east"], memory_mib: 2048, deadline: Duration::from_secs(300) }
+        Self { clusters: &["east"], nodes: true, memory_mib: 2048, deadline: Duration::from_secs(300) }
     }
 }
 
@@ -77,6 +80,10 @@ fn run_apart(needs: Needs, rerun: &Rerun, out: &Path) -> Result<()> {
         ..Job::new(rerun.script(), out.to_owned())
     };
     holder.join(&mut job);
+    if needs.nodes {
+        let images = Images::build()?;
+        job.env.push((images::ENV.to_owned(), images.dir().to_string_lossy().into_owned()));
+    }
     let status = job.start(Output::Inherit, cpu)?.wait(needs.deadline)?;
     ensure!(status == 0, "failed inside the guest (status {status}); results: {}", out.display());
     Ok(())

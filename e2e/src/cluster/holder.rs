@@ -24,7 +24,7 @@ use crate::guest::{Engine, Job};
 use crate::lab::{Host, Lab, host};
 
 /// Nodes of one cluster have the addresses .11 and on.
-const NODES: u8 = 8;
+pub(super) const NODES: u8 = 8;
 /// The guest's end of the control link.
 const INSIDE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 2);
 const NETNS: &str = "guest";
@@ -113,7 +113,7 @@ pub(super) fn node_address(number: u8, node: u8) -> Ipv4Addr {
 }
 
 /// The pods' network on node `node`.
-pub(super) fn pod_network(node: u8) -> String {
+pub(crate) fn pod_network(node: u8) -> String {
     format!("10.244.{node}.0/24")
 }
 
@@ -145,7 +145,11 @@ fn outer_name(number: usize) -> String {
 /// A device here whose other end is `vecN` of the guest.
 fn link_into_guest(engine: Engine, number: usize, device: &str) -> Result<()> {
     match engine {
-        Engine::Guest => run(&format!("ip tuntap add dev {device} mode tap"))?,
+        Engine::Guest => {
+            run(&format!("ip tuntap add dev {device} mode tap"))?;
+            // The guest's bridge takes no packet larger than its link: they are cut here, else they are lost.
+            run(&format!("ip link set {device} gso_max_segs 1 gso_max_size 1500"))?;
+        }
         Engine::Native => {
             run(&format!("ip link add {device} type veth peer name vec{number} netns {NETNS}"))?;
         }

@@ -5,7 +5,7 @@ pub mod audit;
 pub mod control_plane;
 mod door;
 mod helper;
-mod holder;
+pub(crate) mod holder;
 pub mod pki;
 
 use std::fs;
@@ -236,6 +236,26 @@ impl Cluster {
             Door::Here(it) => it.plan().address,
             Door::Outside(management) => holder::server_address(management.number),
         }
+    }
+
+    /// Inside a guest: joins `host` to the management network as node `node` (1, 2, …) by the link `mgmt0`, with
+    /// routes to the pods of the other nodes. Returns its address there.
+    ///
+    /// # Errors
+    /// When a node of that number is there, or outside a guest.
+    pub fn attach(&self, host: &Host, node: u8) -> Result<Ipv4Addr> {
+        let Door::Outside(Management { number, bridge }) = &self.door else {
+            bail!("{} has no management network: its control plane is here", self.name);
+        };
+        let (port, address) = (format!("node{node}"), holder::node_address(*number, node));
+        host.ip(&format!("link add mgmt0 type veth peer name {port} netns {}", bridge.name()))?;
+        bridge.ip(&format!("link set {port} master br0 up"))?;
+        let mut lines = vec![format!("address add {address}/24 dev mgmt0"), "link set mgmt0 up".into()];
+        lines.extend((1..=holder::NODES).filter(|other| *other != node).map(|other| {
+            format!("route add {} via {}", holder::pod_network(other), holder::node_address(*number, other))
+        }));
+        host.ip_batch(&lines)?;
+        Ok(address)
     }
 
     fn ask(&self, what: What) -> Result<Reply> {
