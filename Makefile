@@ -13,6 +13,7 @@ help:
 	@echo 'make test          formatting, lints, licences, generated files, every test'
 	@echo 'make lab           only the scene, with a shell in it'
 	@echo 'make lab-stop      end a scene that was left running'
+	@echo 'make images        container images of operator and agent, as files for docker load or ctr import'
 	@echo 'make fmt           format the sources'
 	@echo 'make clean-cache   remove $(CACHE)'
 
@@ -37,11 +38,15 @@ test:
 	@$(STAGE) tests cargo nextest run --workspace --profile $(PROFILE)
 	@$(STAGE) summary
 
+images:
+	@e2e/scripts/bootstrap.sh demo
+	@$(LAB) images
+
 fmt:
 	cargo fmt --all
 
 clean-cache:
 	rm -rf '$(CACHE)'
 
-bench sim fuzz images:
+bench sim fuzz:
 	@echo 'make $@ comes with a later issue' >&2; exit 2

@@ -102,6 +102,12 @@ need taskset util-linux
 need gcc gcc
 need make make
 need /usr/lib/frr/nhrpd frr
+# Nodes and their images
+need containerd containerd
+need runc runc
+need /usr/lib/cni/bridge containernetworking-plugins
+need strip binutils
+need /usr/include/stdio.h libc6-dev
 apt_install "${missing[@]}"
 command -v cargo >/dev/null || die "cargo is missing: install Rust 1.89 or later (https://rustup.rs)"
 if [ "$goal" = test ]; then

@@ -31,18 +31,34 @@ ip link set lo up
 status=$?
 exit $status";
 
-/// Runs a test again in fresh namespaces; `cpus` is a list as `taskset` takes it.
-pub(crate) fn rerun(rerun: &Rerun, out: &Path, cpus: &str, deadline: Duration) -> Result<()> {
+/// The command that runs `words` in fresh namespaces; `cpus` is a list as `taskset` takes it. Whatever it starts
+/// dies with it, and it dies with the thread that starts it.
+///
+/// # Errors
+/// When this user may not make such namespaces.
+pub fn command(words: &[String], out: &Path, cpus: &str) -> Result<Command> {
+    ensure!(root(), "a control plane of the lab needs root: it stands in network namespaces of its own");
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "taskset", "-c", cpus]);
+    command.args(["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    command.args(["sh", "-ec", INIT, "apart"]).args(words).env(OUT, out).stdin(Stdio::null());
+    Ok(command)
+}
+
+/// Runs a test again in fresh namespaces with an empty results folder.
+pub(crate) fn rerun(
+    rerun: &Rerun,
+    out: &Path,
+    cpus: &str,
+    env: &[(&str, &str)],
+    deadline: Duration,
+) -> Result<()> {
     if out.exists() {
         fs::remove_dir_all(out).with_context(|| format!("empty {}", out.display()))?;
     }
     fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
-    ensure!(root(), "a test with a control plane needs root: it makes network namespaces");
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "taskset", "-c", cpus]);
-    command.args(["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
-    command.args(["sh", "-ec", INIT, "apart"]).args(rerun.words());
-    let mut child = command.env(OUT, out).stdin(Stdio::null()).spawn().context("start unshare")?;
+    let mut command = command(&rerun.words(), out, cpus)?;
+    let mut child = command.envs(env.iter().copied()).spawn().context("start unshare")?;
     let ended = wait::until_max(deadline, Duration::from_millis(25), "the test to finish", || {
         child.try_wait()?.context("still running")
     });

@@ -52,7 +52,7 @@ pub fn ring2_with<F: FnOnce(&Cluster) -> Result<()>>(needs: Needs, body: F) {
 
 fn run_outside(needs: Needs, rerun: &Rerun) -> Result<()> {
     let slot = slots::acquire(slots::DEADLINE)?;
-    apart::rerun(rerun, &rerun.results()?, &slot.cpu().to_string(), needs.deadline)
+    apart::rerun(rerun, &rerun.results()?, &slot.cpu().to_string(), &[], needs.deadline)
 }
 
 fn run_inside(needs: Needs, out: &Path, body: impl FnOnce(&Cluster) -> Result<()>) {

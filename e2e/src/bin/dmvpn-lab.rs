@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use e2e::guest::{Job, Output, quote};
 use e2e::lab::{inject, pinger};
-use e2e::{demo, enter, paths};
+use e2e::{demo, enter, images, paths};
 
 #[derive(Parser)]
 #[command(name = "dmvpn-lab", about = "The DMVPN lab: demo, scene, guests")]
@@ -35,6 +35,8 @@ enum Subcommands {
     },
     /// End the running scene
     Stop,
+    /// Make the container images of operator and agent, and the store that nodes take them from
+    Images,
     /// Send pings on time (the lab's own use)
     #[command(hide = true)]
     Ping {
@@ -80,6 +82,7 @@ fn main() -> ExitCode {
         Subcommands::Lab => demo::lab(),
         Subcommands::Enter { host, words } => enter::enter(&host, &words),
         Subcommands::Stop => demo::stop().map(|()| 0),
+        Subcommands::Images => images::command(),
         Subcommands::Ping { target, count, interval, gate, stop } => pinger::checked_count(count)
             .and_then(|n| {
                 pinger::run(target, n, Duration::from_micros(interval), gate.as_deref(), stop.as_deref())

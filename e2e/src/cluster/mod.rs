@@ -4,9 +4,12 @@
 pub mod audit;
 pub mod control_plane;
 mod door;
+mod helper;
+pub(crate) mod holder;
 pub mod pki;
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +20,11 @@ use serde_json::Value;
 pub use audit::Write;
 pub use control_plane::{ControlPlane, Plan};
 pub use door::Reply;
+pub use holder::Holder;
 
+use crate::lab::{Host, Lab};
 use crate::{paths, wait};
+use helper::{Request, What};
 
 /// One cluster. Clones are the same cluster.
 #[derive(Clone, Debug)]
@@ -32,9 +38,33 @@ pub struct Cluster {
 enum Door {
     /// The control plane is ours.
     Here(Arc<ControlPlane>),
+    /// It is outside the guest, behind the helper.
+    Outside(Management),
+}
+
+/// The management network of a cluster, inside the guest.
+#[derive(Clone, Debug)]
+struct Management {
+    /// 1, 2, …: part of its addresses.
+    number: u8,
+    bridge: Host,
 }
 
 impl Cluster {
+    /// Inside a guest: the clusters that a [`Holder`] outside was given, in the same order.
+    ///
+    /// # Errors
+    /// When a link is not there.
+    pub fn join(lab: &Lab, names: &[&str]) -> Result<Vec<Self>> {
+        holder::open_control_link()?;
+        let join = |(number, name): (u8, &&str)| {
+            let bridge = holder::management_bridge(lab, number, name)?;
+            let door = Door::Outside(Management { number, bridge });
+            Ok(Self { name: (*name).to_owned(), dir: holder::folder(lab.out(), name), door })
+        };
+        (1..).zip(names).map(join).collect()
+    }
+
     /// The cluster of a control plane that this process holds.
     #[must_use]
     pub fn local(control_plane: ControlPlane) -> Self {
@@ -67,6 +97,11 @@ impl Cluster {
     pub fn output(&self, program: &str, arguments: &[&str], input: &str) -> Result<Reply> {
         match &self.door {
             Door::Here(it) => door::run(it.plan(), program, arguments, input),
+            Door::Outside(_) => self.ask(What::Run {
+                program: program.to_owned(),
+                arguments: arguments.iter().map(|a| (*a).to_owned()).collect(),
+                input: input.to_owned(),
+            }),
         }
     }
 
@@ -179,6 +214,7 @@ impl Cluster {
     pub fn stop_api_server(&self) -> Result<()> {
         match &self.door {
             Door::Here(it) => it.stop_api_server(),
+            Door::Outside(_) => self.ask(What::StopApiServer).map(drop),
         }
     }
 
@@ -189,7 +225,41 @@ impl Cluster {
     pub fn start_api_server(&self) -> Result<()> {
         match &self.door {
             Door::Here(it) => it.start_api_server(),
+            Door::Outside(_) => self.ask(What::StartApiServer).map(drop),
         }
+    }
+
+    /// The address that nodes and pods reach the API server at, on port 6443.
+    #[must_use]
+    pub fn server_address(&self) -> Ipv4Addr {
+        match &self.door {
+            Door::Here(it) => it.plan().address,
+            Door::Outside(management) => holder::server_address(management.number),
+        }
+    }
+
+    /// Inside a guest: joins `host` to the management network as node `node` (1, 2, …) by the link `mgmt0`, with
+    /// routes to the pods of the other nodes. Returns its address there.
+    ///
+    /// # Errors
+    /// When a node of that number is there, or outside a guest.
+    pub fn attach(&self, host: &Host, node: u8) -> Result<Ipv4Addr> {
+        let Door::Outside(Management { number, bridge }) = &self.door else {
+            bail!("{} has no management network: its control plane is here", self.name);
+        };
+        let (port, address) = (format!("node{node}"), holder::node_address(*number, node));
+        host.ip(&format!("link add mgmt0 type veth peer name {port} netns {}", bridge.name()))?;
+        bridge.ip(&format!("link set {port} master br0 up"))?;
+        let mut lines = vec![format!("address add {address}/24 dev mgmt0"), "link set mgmt0 up".into()];
+        lines.extend((1..=holder::NODES).filter(|other| *other != node).map(|other| {
+            format!("route add {} via {}", holder::pod_network(other), holder::node_address(*number, other))
+        }));
+        host.ip_batch(&lines)?;
+        Ok(address)
+    }
+
+    fn ask(&self, what: What) -> Result<Reply> {
+        helper::ask(&Request { cluster: self.name.clone(), what })
     }
 
     /// Lays the repository's CustomResourceDefinitions on the server and waits until they are in force.

@@ -73,8 +73,10 @@ pub enum Output {
 pub struct Job {
     /// A bash script.
     pub script: String,
-    /// The results folder, emptied at the start; `/mnt/out` inside, `$DMVPN_LAB_OUT` in both engines.
+    /// The results folder; `/mnt/out` inside, `$DMVPN_LAB_OUT` in both engines.
     pub out: PathBuf,
+    /// Whether the results folder is emptied at the start.
+    pub fresh: bool,
     /// Memory of the guest in MiB (Engine::Guest only).
     pub memory_mib: u32,
     /// From boot to exit status, without the wait for a free CPU.
@@ -83,6 +85,10 @@ pub struct Job {
     pub enter: bool,
     /// Further environment of the command.
     pub env: Vec<(String, String)>,
+    /// Further words on the kernel's command line (Engine::Guest only).
+    pub kernel_args: Vec<String>,
+    /// The named network namespace to run in, instead of a fresh one (Engine::Native only).
+    pub netns: Option<String>,
 }
 
 impl Job {
@@ -92,10 +98,13 @@ impl Job {
         Self {
             script: script.into(),
             out,
+            fresh: true,
             memory_mib: 768,
             deadline: Duration::from_secs(120),
             enter: false,
             env: Vec::new(),
+            kernel_args: Vec::new(),
+            netns: None,
         }
     }
 
@@ -152,7 +161,7 @@ impl Job {
 
     fn prepare(&self, engine: Engine) -> Result<()> {
         let ours = self.out.join(".guest");
-        if self.out.exists() {
+        if self.fresh && self.out.exists() {
             fs::remove_dir_all(&self.out).with_context(|| format!("empty {}", self.out.display()))?;
         }
         fs::create_dir_all(&ours).with_context(|| format!("create {}", ours.display()))?;
@@ -205,7 +214,7 @@ impl Job {
         command.args(["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "quiet", "con=null"]);
         command.args(["con0=null,fd:3", "ssl=null", "ssl0=null,fd:4"]);
         command.arg(format!("init={guest}/init")).arg(format!("uml_dir={guest}/uml"));
-        command.arg(format!("lab.out={out}"));
+        command.arg(format!("lab.out={out}")).args(&self.kernel_args);
         if self.enter {
             command.args(["ssl1=pts", "ssl2=pts", "ssl3=pts", "lab.enter=1"]);
         }
@@ -219,18 +228,11 @@ impl Job {
         let lifetime = lifetime(detached);
         let mut command = Command::new(lifetime[0]);
         command.args(&lifetime[1..]);
-        command.args([
-            "unshare",
-            "-n",
-            "-m",
-            "-u",
-            "-i",
-            "-p",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-            "bash",
-        ]);
+        match &self.netns {
+            Some(name) => command.args(["ip", "netns", "exec", name, "unshare"]),
+            None => command.args(["unshare", "-n"]),
+        };
+        command.args(["-m", "-u", "-i", "-p", "--fork", "--kill-child", "--mount-proc", "bash"]);
         command.arg(self.out.join(".guest/native"));
         command.env(paths::OUT, &self.out);
         command

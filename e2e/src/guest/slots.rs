@@ -48,6 +48,19 @@ pub fn acquire(deadline: Duration) -> Result<Slot> {
     })
 }
 
+/// The other CPUs as a list for `taskset`; the same one where there is no other.
+///
+/// # Errors
+/// When the CPUs of this process cannot be told.
+pub fn all_but(cpu: usize) -> Result<String> {
+    let mut others: Vec<String> =
+        allowed_cpus()?.iter().filter(|c| **c != cpu).map(ToString::to_string).collect();
+    if others.is_empty() {
+        others.push(cpu.to_string());
+    }
+    Ok(others.join(","))
+}
+
 /// The CPUs that this process may run on.
 fn allowed_cpus() -> Result<Vec<usize>> {
     let status = fs::read_to_string("/proc/self/status").context("/proc/self/status")?;

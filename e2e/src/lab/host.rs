@@ -204,7 +204,7 @@ impl Host {
 }
 
 /// Runs a command to its end; its standard output, or an error with status and standard error.
-pub(super) fn run(command: &mut Command) -> Result<String> {
+pub(crate) fn run(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("start {command:?}"))?;
     finish(command, &output)
 }

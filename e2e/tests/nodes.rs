@@ -1,0 +1,221 @@
+//! Kubernetes nodes in the guest: kubelet and containerd of two nodes, pods of our images, what an API server asks
+//! of a kubelet; and two clusters whose management links do not meet.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use e2e::node::Plan;
+use e2e::ring4::{Needs, ring4};
+use e2e::{Cluster, Node, wait};
+
+const PODS: Duration = Duration::from_secs(120);
+
+/// `watch` looks at the node's nft tables and tells what changes; `idle` is a pod with a network of its own.
+const DAEMON_SETS: &str = "
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: watch}
+spec:
+  selector: {matchLabels: {app: watch}}
+  template:
+    metadata: {labels: {app: watch}}
+    spec:
+      hostNetwork: true
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: watch
+        image: lab.local/dmvpn-agent:1
+        imagePullPolicy: Never
+        command: [nft, monitor]
+        securityContext:
+          allowPrivilegeEscalation: false
+          readOnlyRootFilesystem: true
+          capabilities: {drop: [ALL], add: [NET_ADMIN, NET_RAW]}
+          seccompProfile: {type: RuntimeDefault}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: idle}
+spec:
+  selector: {matchLabels: {app: idle}}
+  template:
+    metadata: {labels: {app: idle}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - {name: idle, image: 'lab.local/pause:1', imagePullPolicy: Never}
+";
+
+#[test]
+fn two_nodes_run_pods_that_the_api_server_reaches() {
+    let needs = Needs { clusters: &["east", "west"], memory_mib: 2048, ..Needs::default() };
+    ring4(needs, |lab, clusters| {
+        let [east, west] = clusters else { anyhow::bail!("{clusters:?}") };
+        let hosts = [lab.host("east-1")?, lab.host("east-2")?];
+        let clock = Clock(Instant::now());
+        let plans: Vec<Plan> = (1..)
+            .zip(&hosts)
+            .map(|(number, host)| Plan { host, cluster: east, number, labels: &[("dmvpn.io/hub", "hub1")] })
+            .collect();
+        let mut nodes = Node::start_all(&plans)?;
+        clock.says("containerd and kubelet run on 2 nodes");
+        for node in &mut nodes {
+            node.wait_until_ready(PODS)?;
+        }
+        clock.says("2 nodes Ready");
+        let before = [hosts[0].dump()?, hosts[1].dump()?];
+
+        east.apply(DAEMON_SETS)?;
+        for set in ["ds/watch", "ds/idle"] {
+            east.kubectl(&["rollout", "status", set, "--timeout=120s"])?;
+        }
+        clock.says("4 pods Ready");
+        labels_and_networks(east)?;
+        for node in &nodes {
+            privileges(node)?;
+            logs_and_exec(east, node)?;
+        }
+        pods_are_reached(east, &nodes)?;
+        links_are_apart(east, west, &nodes[0])?;
+        clock.says("looked at");
+
+        kubelet_comes_back(east, &mut nodes[0])?;
+        clock.says("a kubelet was killed and came back");
+        let old = nodes[1].container("watch", PODS)?;
+        nodes[1].power_off()?;
+        ensure!(nodes[1].containers().is_err(), "a node that is off has containers");
+        nodes[1].power_on()?;
+        let new = nodes[1].container("watch", PODS)?;
+        ensure!(old.id != new.id && old.pod == new.pod, "{old:?} {new:?}");
+        nodes[1].wait_until_ready(PODS)?;
+        clock.says("a node was cut off its power and came back, with its pod");
+
+        east.kubectl(&["delete", "ds", "--all", "--cascade=foreground", "--timeout=60s"])?;
+        for ((host, before), node) in hosts.iter().zip(&before).zip(&nodes) {
+            wait::until(Duration::from_secs(60), "the end of the containers", || {
+                let left = node.containers()?;
+                wait::ensure(left.is_empty(), || format!("{left:?}"))?;
+                // The network of a pod goes a moment after its last container.
+                before.ensure_equal(&host.dump()?)
+            })?;
+        }
+        clock.says("pods removed; the nodes' kernel tables are as before");
+        Ok(())
+    });
+}
+
+struct Clock(Instant);
+
+impl Clock {
+    fn says(&self, what: &str) {
+        println!("[{:5.1} s] {what}", self.0.elapsed().as_secs_f64());
+    }
+}
+
+fn labels_and_networks(east: &Cluster) -> Result<()> {
+    let list = east.kubectl_json(&["get", "nodes", "-l", "dmvpn.io/hub=hub1"])?;
+    let seen: Vec<String> = list["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|node| {
+            let addresses = node["status"]["addresses"].as_array().into_iter().flatten();
+            let internal = addresses.filter(|a| a["type"] == "InternalIP").map(|a| a["address"].to_string());
+            format!(
+                "{} {} {} {}",
+                node["metadata"]["name"],
+                node["metadata"]["labels"]["kubernetes.io/hostname"],
+                node["spec"]["podCIDR"],
+                internal.collect::<String>()
+            )
+        })
+        .map(|line| line.replace('"', ""))
+        .collect();
+    ensure!(
+        seen == ["east-1 east-1 10.244.1.0/24 172.31.1.11", "east-2 east-2 10.244.2.0/24 172.31.1.12"],
+        "{seen:?}"
+    );
+    Ok(())
+}
+
+/// What the pod asks for is what its process has, and no more.
+fn privileges(node: &Node) -> Result<()> {
+    let watch = node.container("watch", PODS)?;
+    ensure!(watch.image == "lab.local/dmvpn-agent:1", "{watch:?}");
+    // NET_ADMIN is bit 12, NET_RAW bit 13; 2 is a seccomp filter.
+    for (field, value) in [("CapEff", "0000000000003000"), ("Seccomp", "2"), ("NoNewPrivs", "1")] {
+        let seen = node.process_status(&watch, field)?;
+        ensure!(seen == value, "{} of {watch:?}: {seen}", field);
+    }
+    Ok(())
+}
+
+/// The API server reaches the kubelet of a node, and the pod on the host's network acts on that node.
+fn logs_and_exec(east: &Cluster, node: &Node) -> Result<()> {
+    let pod = node.container("watch", PODS)?.pod;
+    let table = format!("of-{}", node.name()).replace('-', "_");
+    east.kubectl(&["exec", &pod, "--", "nft", "add", "table", "inet", &table])?;
+    let tables = node.host().run(&["nft", "list", "tables"])?;
+    ensure!(tables.contains(&table), "on {}: {tables}", node.name());
+    wait::until(Duration::from_secs(20), "the pod's log", || {
+        let log = east.kubectl(&["logs", &pod])?;
+        wait::ensure(log.contains(&format!("add table inet {table}")), || log)
+    })?;
+    east.kubectl(&["exec", &pod, "--", "nft", "delete", "table", "inet", &table])?;
+    let refused =
+        east.output("kubectl", &["exec", &pod, "--", "nft", "add", "rule", "no", "such", "one"], "")?;
+    ensure!(refused.status == 1, "the status of a command comes back: {refused:?}");
+    Ok(())
+}
+
+/// From the other node and from the control plane.
+fn pods_are_reached(east: &Cluster, nodes: &[Node]) -> Result<()> {
+    let list = east.kubectl_json(&["get", "pods", "-l", "app=idle"])?;
+    for pod in list["items"].as_array().into_iter().flatten() {
+        let (on, address) =
+            (pod["spec"]["nodeName"].as_str(), pod["status"]["podIP"].as_str().unwrap_or("-"));
+        for node in nodes {
+            let ping = node.host().run(&["ping", "-n", "-c", "2", "-i", "0.2", "-W", "5", address]);
+            ping.map_err(|e| e.context(format!("{on:?} from {}", node.name())))?;
+        }
+        east.succeed("ping", &["-n", "-c", "2", "-i", "0.2", "-W", "5", address], "")?;
+    }
+    Ok(())
+}
+
+/// Neither a node nor a control plane reaches the other cluster's management network.
+fn links_are_apart(east: &Cluster, west: &Cluster, node: &Node) -> Result<()> {
+    let ping =
+        |address: String| vec!["-n".to_owned(), "-c".into(), "1".into(), "-W".into(), "1".into(), address];
+    let other = ping(west.server_address().to_string());
+    let own = ping(east.server_address().to_string());
+    fn words(list: &[String]) -> Vec<&str> {
+        list.iter().map(String::as_str).collect()
+    }
+    let status = |list: &[String]| -> Result<bool> {
+        let words = [&["ping"][..], &words(list)].concat();
+        Ok(node.host().output(&words)?.status.success())
+    };
+    ensure!(status(&own)?, "{} does not reach its own control plane", node.name());
+    ensure!(!status(&other)?, "{} reaches the control plane of west", node.name());
+    let there = ping(node.address().to_string());
+    ensure!(east.output("ping", &words(&there), "")?.status == 0, "east does not reach its node");
+    ensure!(west.output("ping", &words(&there), "")?.status != 0, "west reaches a node of east");
+    let nodes = west.kubectl(&["get", "nodes", "-o", "name"])?;
+    ensure!(nodes.is_empty(), "west has nodes: {nodes}");
+    Ok(())
+}
+
+fn kubelet_comes_back(east: &Cluster, node: &mut Node) -> Result<()> {
+    let before = node.container("watch", PODS)?;
+    node.kill_kubelet()?;
+    let refused = east.output("kubectl", &["exec", &before.pod, "--", "nft", "list", "tables"], "")?;
+    ensure!(refused.status != 0, "a kubelet that was killed answers");
+    ensure!(node.container("watch", PODS)? == before, "the container did not outlive its kubelet");
+    node.start_kubelet()?;
+    wait::until(PODS, "the kubelet to answer", || {
+        east.kubectl(&["exec", &before.pod, "--", "nft", "list", "tables"])
+    })?;
+    ensure!(node.container("watch", PODS)? == before, "kubelet made the container anew");
+    Ok(())
+}
