@@ -31,15 +31,18 @@ ip link set lo up
 status=$?
 exit $status";
 
-/// The command that runs `words` in fresh namespaces; `cpus` is a list as `taskset` takes it. Whatever it starts
-/// dies with it, and it dies with the thread that starts it.
+/// A command that starts with this dies with the thread that starts it.
+pub const WITH_US: &[&str] = &["setpriv", "--pdeathsig", "KILL"];
+
+/// The command that runs `words` in fresh namespaces; `cpus` is a list as `taskset` takes it, `before` what the command
+/// begins with ([`WITH_US`], or `setsid` for one that stays). Whatever it starts dies with it.
 ///
 /// # Errors
 /// When this user may not make such namespaces.
-pub fn command(words: &[String], out: &Path, cpus: &str) -> Result<Command> {
+pub fn command(words: &[String], out: &Path, cpus: &str, before: &[&str]) -> Result<Command> {
     ensure!(root(), "a control plane of the lab needs root: it stands in network namespaces of its own");
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "taskset", "-c", cpus]);
+    let mut command = Command::new(before.first().context("no command")?);
+    command.args(&before[1..]).args(["taskset", "-c", cpus]);
     command.args(["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     command.args(["sh", "-ec", INIT, "apart"]).args(words).env(OUT, out).stdin(Stdio::null());
     Ok(command)
@@ -57,7 +60,7 @@ pub(crate) fn rerun(
         fs::remove_dir_all(out).with_context(|| format!("empty {}", out.display()))?;
     }
     fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
-    let mut command = command(&rerun.words(), out, cpus)?;
+    let mut command = command(&rerun.words(), out, cpus, WITH_US)?;
     let mut child = command.envs(env.iter().copied()).spawn().context("start unshare")?;
     let ended = wait::until_max(deadline, Duration::from_millis(25), "the test to finish", || {
         child.try_wait()?.context("still running")

@@ -19,7 +19,7 @@ use crate::paths;
 use crate::rerun::Rerun;
 
 /// Set in the fresh namespaces: the CPU that the guest is to be pinned to.
-const CPU: &str = "DMVPN_LAB_GUEST_CPU";
+pub(crate) const CPU: &str = "DMVPN_LAB_GUEST_CPU";
 
 /// What a test asks of its clusters and its guest.
 #[derive(Clone, Copy, Debug)]
@@ -62,31 +62,30 @@ pub fn ring4<F: FnOnce(&Lab, &[Cluster]) -> Result<()>>(needs: Needs, body: F) {
 fn run_outside(needs: Needs, rerun: &Rerun) -> Result<()> {
     let slot = slots::acquire(slots::DEADLINE)?;
     let cpu = slot.cpu().to_string();
-    // The guest has its CPU for itself; the control planes take what is left of the others.
-    let others = slots::all_but(slot.cpu())?;
     // A little more than the guest itself has, so that it is the guest that reports.
     let deadline = needs.deadline + Duration::from_secs(20);
-    apart::rerun(rerun, &rerun.results()?, &others, &[(CPU, &cpu)], deadline)
+    apart::rerun(rerun, &rerun.results()?, &slots::list(None)?, &[(CPU, &cpu)], deadline)
 }
 
 fn run_apart(needs: Needs, rerun: &Rerun, out: &Path) -> Result<()> {
     apart::note_that_it_runs(out)?;
+    let status = run_guest(needs, Job::new(rerun.script(), out.to_owned()))?;
+    ensure!(status == 0, "failed inside the guest (status {status}); results: {}", out.display());
+    Ok(())
+}
+
+/// In fresh namespaces, started with [`CPU`] in the environment: boots the control planes and runs `job` in a guest
+/// beside them, to its end; returns its status.
+pub(crate) fn run_guest(needs: Needs, job: Job) -> Result<i32> {
     let cpu = env::var(CPU).ok().and_then(|c| c.parse().ok()).with_context(|| format!("{CPU} is not set"))?;
-    let holder = Holder::start(out, needs.clusters, true)?;
-    let mut job = Job {
-        memory_mib: needs.memory_mib,
-        deadline: needs.deadline,
-        fresh: false,
-        ..Job::new(rerun.script(), out.to_owned())
-    };
+    let holder = Holder::start(&job.out, needs.clusters, &slots::list(Some(cpu))?)?;
+    let mut job = Job { memory_mib: needs.memory_mib, deadline: needs.deadline, fresh: false, ..job };
     holder.join(&mut job);
     if needs.nodes {
         let images = Images::build()?;
         job.env.push((images::ENV.to_owned(), images.dir().to_string_lossy().into_owned()));
     }
-    let status = job.start(Output::Inherit, cpu)?.wait(needs.deadline)?;
-    ensure!(status == 0, "failed inside the guest (status {status}); results: {}", out.display());
-    Ok(())
+    job.start(Output::Inherit, cpu)?.wait(needs.deadline)
 }
 
 fn run_inside(needs: Needs, body: impl FnOnce(&Lab, &[Cluster]) -> Result<()>) {

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use e2e::demo;
-use e2e::ring3::{Needs, ring3_with};
+use e2e::ring4::{Needs, ring4};
 
 #[test]
 fn every_chapter_of_the_demo_holds() {
-    ring3_with(Needs { memory_mib: 1536, deadline: Duration::from_secs(300) }, |lab| {
-        let status = demo::tell(lab);
+    ring4(Needs { deadline: Duration::from_secs(600), ..demo::NEEDS }, |lab, clusters| {
+        let status = demo::tell(lab, clusters);
         ensure!(status == 0, "the story ended with status {status}: the failed step is named above");
         Ok(())
     });

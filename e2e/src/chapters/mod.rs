@@ -3,22 +3,30 @@
 mod agents_start;
 mod crash;
 mod direct_path;
+mod kubernetes;
 mod removal;
 mod scene_stands;
 mod shows;
 
 use anyhow::{Context, Result};
 
+use crate::cluster::Cluster;
 use crate::lab::{Frr, Lab};
 use crate::scene::overlay::Overlay;
 use crate::story::Story;
 
 /// What runs on the scene's hosts; it stops when dropped.
-pub type Stage = (Overlay, Frr);
+#[derive(Debug)]
+pub struct Stage {
+    /// The clusters first: a node that is dropped is a power cut.
+    pub clusters: Option<kubernetes::Stage>,
+    /// Agents and router of the boxes.
+    pub boxes: Option<(Overlay, Frr)>,
+}
 
 /// Tells all chapters; a failed step is part of the story. Returns what still runs.
-pub fn tell(story: &mut Story<'_>, lab: &Lab) -> Option<Stage> {
-    let scene =
+pub fn tell(story: &mut Story<'_>, lab: &Lab, clusters: &[Cluster]) -> Option<Stage> {
+    let mut scene =
         story.chapter("The scene stands: four sites, joined only by an isp", |c| scene_stands::tell(c, lab));
     // A chapter is reached only if those before it held, and hands on what stands.
     let started = story.chapter("The agents start from YAML; the FRR router registers by itself", |c| {
@@ -41,13 +49,8 @@ pub fn tell(story: &mut Story<'_>, lab: &Lab) -> Option<Stage> {
         let (overlay, _router) = handed_on(started.as_ref())?;
         removal::tell(c, handed_on(scene.as_ref())?, overlay)
     });
-    for title in [
-        "Two Kubernetes clusters join the scene",
-        "helm install, kubectl apply, kubectl get reads like show dmvpn",
-    ] {
-        story.absent(title);
-    }
-    started
+    let clusters = kubernetes::tell(story, lab, clusters, scene.as_mut(), started.as_mut());
+    Some(Stage { clusters, boxes: started })
 }
 
 fn handed_on<T>(value: Option<T>) -> Result<T> {

@@ -293,6 +293,10 @@ impl Cluster {
     pub fn evidence(&self, dir: &Path, why: &str) -> Result<()> {
         fs::create_dir_all(dir)?;
         fs::write(dir.join("why.txt"), format!("{why}\n"))?;
+        let ask = |words: &[&str]| {
+            let reply = self.output("kubectl", &[words, &["--request-timeout=10s"]].concat(), "");
+            reply.map_or_else(|error| format!("{error:#}\n"), |reply| reply.stdout + &reply.stderr)
+        };
         let parts: [(&str, &[&str]); 4] = [
             ("nodes-and-pods", &["get", "nodes,all", "-A", "-o", "wide"]),
             ("pods", &["describe", "pods", "-A"]),
@@ -300,12 +304,16 @@ impl Cluster {
             ("dmvpn", &["get", "dmvpnnetworks,dmvpnspokes,dmvpnendpoints,dmvpnaddresses", "-o", "yaml"]),
         ];
         for (name, words) in parts {
-            let words = [words, &["--request-timeout=10s"]].concat();
-            let reply = self
-                .output("kubectl", &words, "")
-                .unwrap_or_else(|error| Reply { stderr: format!("{error:#}"), ..Reply::default() });
-            fs::write(dir.join(format!("{}-{name}.txt", self.name)), reply.stdout + &reply.stderr)?;
+            fs::write(dir.join(format!("{}-{name}.txt", self.name)), ask(words))?;
         }
+        let pods = "jsonpath={range .items[*]}{.metadata.namespace} {.metadata.name}{'\\n'}{end}";
+        let mut logs = String::new();
+        for pod in ask(&["get", "pods", "-A", "-o", pods]).lines() {
+            let Some((namespace, name)) = pod.split_once(' ') else { continue };
+            let words = ["logs", "-n", namespace, name, "--all-containers", "--tail=300"];
+            logs += &format!("== {pod}\n{}", ask(&words));
+        }
+        fs::write(dir.join(format!("{}-pod-logs.txt", self.name)), logs)?;
         Ok(())
     }
 }
