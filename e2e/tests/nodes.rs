@@ -70,6 +70,7 @@ fn two_nodes_run_pods_that_the_api_server_reaches() {
             east.kubectl(&["rollout", "status", set, "--timeout=120s"])?;
         }
         clock.says("4 pods Ready");
+        println!("          {}", memory()?);
         labels_and_networks(east)?;
         for node in &nodes {
             privileges(node)?;
@@ -110,6 +111,20 @@ impl Clock {
     fn says(&self, what: &str) {
         println!("[{:5.1} s] {what}", self.0.elapsed().as_secs_f64());
     }
+}
+
+/// Of the whole guest.
+fn memory() -> Result<String> {
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    let mib = |field: &str| -> u64 {
+        let line = text.lines().find_map(|l| l.strip_prefix(field));
+        line.and_then(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok()).unwrap_or_default() / 1024
+    };
+    Ok(format!(
+        "memory of the guest: {} of {} MiB are in use",
+        mib("MemTotal") - mib("MemAvailable"),
+        mib("MemTotal")
+    ))
 }
 
 fn labels_and_networks(east: &Cluster) -> Result<()> {

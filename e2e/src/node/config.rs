@@ -111,12 +111,15 @@ pub(super) fn object(name: &str, labels: &[(&str, &str)], pod_network: &str) -> 
     .to_string()
 }
 
-/// A bridge address and an Ethernet address that stays when ports come and go.
-pub(super) fn bridge(gateway: Ipv4Addr) -> [String; 3] {
+/// The bridge as the first pod would make it, and with a port that stays: so its carrier, its routes and its Ethernet
+/// address do not come and go with pods.
+pub(super) fn bridge(gateway: Ipv4Addr) -> Vec<String> {
     let [a, b, c, d] = gateway.octets();
-    [
+    vec![
         format!("link add {BRIDGE} address 02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x} type bridge"),
         format!("link set {BRIDGE} addrgenmode none up"),
         format!("address add {gateway}/24 broadcast + dev {BRIDGE}"),
+        format!("link add {BRIDGE}-port type dummy"),
+        format!("link set {BRIDGE}-port addrgenmode none master {BRIDGE} up"),
     ]
 }
