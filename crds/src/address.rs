@@ -1,6 +1,8 @@
 //! `DmvpnAddress`: one overlay address that the operator allocated. The object's name is made of network and
 //! address, so that the API server itself keeps two owners from getting the same one.
 
+#![allow(clippy::duplicated_attributes, reason = "printer columns share their type")]
+
 use std::net::{IpAddr, Ipv6Addr};
 
 use kube::CustomResource;
