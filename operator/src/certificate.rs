@@ -158,7 +158,7 @@ pub async fn keep(
                     info!(name = dns_name, "serving with the certificate of the Secret");
                 }
                 Err(error) => {
-                    warn!(error = format!("{error:#}"), "the certificate in the Secret cannot be used")
+                    warn!(error = format!("{error:#}"), "the certificate in the Secret cannot be used");
                 }
             }
         }

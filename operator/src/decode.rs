@@ -59,7 +59,8 @@ fn explain(kind: &str, value: &Value, error: &serde_json::Error) -> String {
     object["apiVersion"] = crds::API_VERSION.into();
     object["kind"] = kind.into();
     match crds::schema::check(kind, &object).first() {
-        Some(fault) => fault.to_string(),
+        Some(fault) if fault.value.is_empty() => fault.to_string(),
+        Some(fault) => format!("{}: {} (it is {})", fault.field, fault.message, fault.value),
         None => format!("{error}: correct it, or use a newer operator"),
     }
 }

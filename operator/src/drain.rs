@@ -1,12 +1,13 @@
 //! `dmvpn-operator drain`: all tunnels of this cluster are taken away, before an uninstall. It takes the Lease, so that the
 //! operator does not put back what is taken away, and keeps it when it succeeds: the uninstall removes it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use crds::DmvpnEndpoint;
 use crds::endpoint::Desired;
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::ListParams;
 use kube::{Api, Client};
@@ -18,6 +19,8 @@ use crate::lease::{self, Holder};
 use crate::pass::{self, Op, Write, name};
 use crate::write::execute;
 
+/// Endpoints that are written to at a time.
+const AT_ONCE: usize = 16;
 /// How often endpoints are looked at.
 const LOOK: Duration = Duration::from_millis(500);
 /// How often progress is told.
@@ -94,7 +97,11 @@ async fn work(client: &Client, holder: &mut Holder, deadline: Instant) -> anyhow
         }
         if now.duration_since(told) >= TELL {
             told = now;
-            info!(left = left.len(), seconds = begun.elapsed().as_secs(), "waiting for {}", left.join(", "));
+            let what = match left.as_slice() {
+                [] => "the operator to notice".to_owned(),
+                all => all.join(", "),
+            };
+            info!(left = left.len(), seconds = begun.elapsed().as_secs(), "waiting for {what}");
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -111,46 +118,55 @@ async fn step(client: &Client) -> anyhow::Result<Vec<String>> {
         .list(&ListParams::default())
         .await
         .context("nodes cannot be listed")?;
-    let nodes: BTreeSet<(&str, Option<&str>)> =
-        nodes.items.iter().map(|n| (name(n), n.metadata.uid.as_deref())).collect();
-    let mut left = Vec::new();
-    for endpoint in &listed.items {
-        let endpoint = match &endpoint.0 {
-            Ok(endpoint) => endpoint,
-            Err(bad) => {
-                left.push(format!("{} ({})", bad.name(), bad.error));
-                continue;
-            }
-        };
-        let spec = &endpoint.spec;
-        let there = nodes.iter().any(|(node, uid)| {
-            *node == spec.node_name && spec.node_uid.as_deref().is_none_or(|made_for| *uid == Some(made_for))
-        });
-        let write = if !there || pass::is_absent(endpoint) {
-            pass::let_go(endpoint)
-        } else {
-            left.push(format!("{} (node {})", name(endpoint), spec.node_name));
-            (spec.desired == Desired::Present).then(|| Write {
-                kind: "DmvpnEndpoint",
-                name: name(endpoint).to_owned(),
-                uid: endpoint.metadata.uid.clone(),
-                base: endpoint.metadata.resource_version.clone(),
-                op: Op::ApplyEndpoint(Box::new(pass::absent(endpoint))),
-                notes: Vec::new(),
-            })
-        };
-        let letting_go = matches!(write, Some(Write { op: Op::LetGo { .. }, .. }));
-        if let Some(write) = write {
-            match execute(client, &write).await {
-                Err(kube::Error::Api(s)) if [404, 409].contains(&s.code) => {}
-                Err(error) => return Err(error).with_context(|| format!("DmvpnEndpoint {}", write.name)),
-                Ok(()) if letting_go => continue,
-                Ok(()) => {}
-            }
-        }
-        if letting_go {
-            left.push(format!("{} (being deleted)", name(endpoint)));
-        }
-    }
+    let nodes: BTreeMap<String, Option<String>> =
+        nodes.items.into_iter().map(|n| (name(&n).to_owned(), n.metadata.uid)).collect();
+    let (nodes, client) = (&nodes, &client);
+    let outcomes: Vec<anyhow::Result<Option<String>>> = futures::stream::iter(listed.items)
+        .map(|endpoint| async move { one(client, endpoint, nodes).await })
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    let mut left: Vec<String> =
+        outcomes.into_iter().filter_map(Result::transpose).collect::<Result<_, _>>()?;
+    left.sort();
     Ok(left)
+}
+
+/// One endpoint; what is left of it, if anything.
+async fn one(
+    client: &Client,
+    endpoint: Guarded<DmvpnEndpoint>,
+    nodes: &BTreeMap<String, Option<String>>,
+) -> anyhow::Result<Option<String>> {
+    let endpoint = match endpoint.0 {
+        Ok(endpoint) => endpoint,
+        Err(bad) => return Ok(Some(format!("{} ({})", bad.name(), bad.error))),
+    };
+    let spec = &endpoint.spec;
+    let node = nodes.get(&spec.node_name);
+    let there = node.is_some_and(|uid| spec.node_uid.is_none() || spec.node_uid == *uid);
+    let asked = format!("{} (node {})", name(&endpoint), spec.node_name);
+    let (write, left) = if !there || pass::is_absent(&endpoint) {
+        (pass::let_go(&endpoint), None)
+    } else {
+        let write = (spec.desired == Desired::Present).then(|| Write {
+            kind: "DmvpnEndpoint",
+            name: name(&endpoint).to_owned(),
+            uid: endpoint.metadata.uid.clone(),
+            base: endpoint.metadata.resource_version.clone(),
+            op: Op::ApplyEndpoint(Box::new(pass::absent(&endpoint))),
+            notes: Vec::new(),
+        });
+        (write, Some(asked.clone()))
+    };
+    let Some(write) = write else {
+        // Others hold it, or it is asked for.
+        return Ok(left.or(Some(asked)));
+    };
+    match execute(client, &write).await {
+        Ok(()) => Ok(left),
+        // It changed meanwhile: looked at again.
+        Err(kube::Error::Api(s)) if [404, 409].contains(&s.code) => Ok(Some(asked)),
+        Err(error) => Err(error).with_context(|| format!("DmvpnEndpoint {}", write.name)),
+    }
 }

@@ -49,11 +49,11 @@ pub fn of_conditions(old: &[Condition], new: &[Condition]) -> Vec<Note> {
         find(list, ConditionType::Stalled).filter(|c| c.0 == ConditionStatus::True.as_str())
     };
     match (stalled(old), stalled(new)) {
-        (was, Some((_, reason, text))) if was.as_ref().is_none_or(|w| w.1 != reason) => {
-            // That it is not accepted has been told.
-            if !notes.iter().any(|n| n.reason == reason) {
-                notes.push(Note { warning: true, reason, text });
-            }
+        // That it is not accepted has been told.
+        (was, Some((_, reason, text)))
+            if was.as_ref().is_none_or(|w| w.1 != reason) && !notes.iter().any(|n| n.reason == reason) =>
+        {
+            notes.push(Note { warning: true, reason, text });
         }
         (Some(_), None) if notes.is_empty() => {
             let (reason, text) = find(new, ConditionType::Ready).map(|(_, r, m)| (r, m)).unwrap_or_default();
@@ -92,8 +92,8 @@ impl States {
 }
 
 fn note(endpoint: &DmvpnEndpoint, old: Option<&String>, state: &str) -> Note {
-    let ready = endpoint.status.iter().flat_map(|s| &s.conditions);
-    let ready = ready.filter(|c| c.type_ == ConditionType::Ready.as_str()).next_back();
+    let mut conditions = endpoint.status.iter().flat_map(|s| &s.conditions);
+    let ready = conditions.find(|c| c.type_ == ConditionType::Ready.as_str());
     let why = ready.map(|c| format!(": {}", c.message)).filter(|m| m.len() > 2).unwrap_or_default();
     let from = old.map(|old| format!("{old} → ")).unwrap_or_default();
     let node = &endpoint.spec.node_name;
@@ -129,7 +129,7 @@ impl Teller {
                 match error {
                     None => failing = false,
                     Some(error) if !std::mem::replace(&mut failing, true) => {
-                        warn!(%error, "cannot write Events")
+                        warn!(%error, "cannot write Events");
                     }
                     Some(error) => debug!(%error, "cannot write Events"),
                 }

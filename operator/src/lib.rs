@@ -37,5 +37,7 @@ pub mod run;
 pub mod secrets;
 pub mod silence;
 mod status;
+#[cfg(test)]
+mod testing;
 pub mod watch;
 pub mod write;

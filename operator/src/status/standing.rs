@@ -29,7 +29,7 @@ pub(super) enum Standing {
 /// How an endpoint stands that should be as `wanted`.
 pub(super) fn standing(endpoint: Option<&DmvpnEndpoint>, wanted: Option<&DmvpnEndpoint>) -> Standing {
     let (Some(endpoint), Some(wanted)) = (endpoint, wanted) else {
-        return Standing::Pending("the endpoint is not there yet");
+        return Standing::Pending("the agent has not reported yet");
     };
     if !stays(endpoint) {
         return Standing::Pending("the endpoint was deleted and is made again");
