@@ -1,34 +1,122 @@
 //! The command line: Cisco's words in Cisco's order.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use view::{Family, Filter, Show};
 
-/// Shows what the DMVPN agent on this machine does.
+use crate::cluster::Cluster;
+
+/// Where an agent of this machine listens.
+const SOCKET: &str = "/run/dmvpn/agent.sock";
+/// By this name kubectl finds its plugin; by any other the program asks the agent of this machine.
+const PLUGIN: &str = "kubectl-dmvpn";
+/// Options that only make sense with a cluster.
+const OF_CLUSTERS: [&str; 4] = ["node", "namespace", "kubeconfig", "context"];
+
+/// Shows what DMVPN agents do: the one on this machine, or those of a cluster.
 #[derive(Debug, Parser)]
 #[command(name = "dmvpn", version, propagate_version = true)]
 pub(crate) struct Args {
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t = Output::Text, global = true)]
     pub(crate) output: Output,
-    /// Unix socket of the agent
-    #[arg(
-        long,
-        value_name = "PATH",
-        env = "DMVPN_SOCKET",
-        default_value = "/run/dmvpn/agent.sock",
-        global = true
-    )]
-    pub(crate) socket: PathBuf,
+    /// Unix socket of an agent on this machine
+    #[arg(long, value_name = "PATH", env = "DMVPN_SOCKET", global = true)]
+    socket: Option<PathBuf>,
+    /// Only the agent on this node (may be repeated)
+    #[arg(long, value_name = "NAME", global = true)]
+    node: Vec<String>,
+    /// Namespace of the agents' pods [default: all]
+    #[arg(short, long, value_name = "NAME", global = true)]
+    namespace: Option<String>,
+    /// Kubeconfig file [default: as kubectl]
+    #[arg(long, value_name = "PATH", global = true)]
+    kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig [default: the current one]
+    #[arg(long, value_name = "NAME", global = true)]
+    context: Option<String>,
     /// Only tunnels of this DmvpnNetwork
     #[arg(long, value_name = "NAME", global = true)]
     network: Option<String>,
     #[command(subcommand)]
     command: Command,
+    /// Called as kubectl's plugin.
+    #[arg(skip)]
+    plugin: bool,
+}
+
+/// Whom to ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Whom {
+    /// The agent behind a socket of this machine.
+    Socket(PathBuf),
+    /// Agents of a cluster.
+    Cluster(Cluster),
 }
 
 impl Args {
+    /// Reads the command line; the first word is the name that the program was called by.
+    ///
+    /// # Errors
+    /// clap's: also what `--help` and `--version` print.
+    pub(crate) fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let words: Vec<_> = words.into_iter().collect();
+        let called = words.first().map(Path::new).and_then(Path::file_name).unwrap_or_default();
+        let plugin = called == PLUGIN;
+        let mut command = Self::command();
+        if plugin {
+            command = command.bin_name("kubectl dmvpn");
+        } else {
+            for option in OF_CLUSTERS {
+                command = command.mut_arg(option, |arg| arg.hide(true));
+            }
+        }
+        let matches = command.clone().try_get_matches_from(words)?;
+        let args = Self { plugin, ..Self::from_arg_matches(&matches)? };
+        let given = [
+            !args.node.is_empty(),
+            args.namespace.is_some(),
+            args.kubeconfig.is_some(),
+            args.context.is_some(),
+        ];
+        let given = OF_CLUSTERS.iter().zip(given).find(|(_, given)| *given);
+        match given {
+            Some((option, _)) if !plugin => {
+                let cure = format!("--{option} asks a cluster: call the program as `kubectl dmvpn`");
+                Err(command.error(ErrorKind::UnknownArgument, cure))
+            }
+            Some((option, _)) if args.socket.is_some() => {
+                let cure = format!(
+                    "--{option} asks a cluster, --socket (or DMVPN_SOCKET) the agent of this machine: give one of them"
+                );
+                Err(command.error(ErrorKind::ArgumentConflict, cure))
+            }
+            _ => Ok(args),
+        }
+    }
+
+    /// Whom to ask.
+    pub(crate) fn whom(&self) -> Whom {
+        match (&self.socket, self.plugin) {
+            (Some(socket), _) => Whom::Socket(socket.clone()),
+            (None, false) => Whom::Socket(SOCKET.into()),
+            (None, true) => {
+                let mut nodes = self.node.clone();
+                nodes.sort();
+                nodes.dedup();
+                Whom::Cluster(Cluster {
+                    nodes,
+                    namespace: self.namespace.clone(),
+                    kubeconfig: self.kubeconfig.clone(),
+                    context: self.context.clone(),
+                })
+            }
+        }
+    }
+
     /// The table that is asked for, and of which tunnels.
     pub(crate) fn wish(&self) -> (Show, Filter) {
         let Command::Show(table) = &self.command;
@@ -173,8 +261,12 @@ enum Detail {
 mod tests {
     use super::*;
 
+    fn read(line: &str) -> Result<Args, clap::Error> {
+        Args::read(line.split_whitespace().map(OsString::from))
+    }
+
     fn wish(line: &str) -> (Show, Option<String>) {
-        let args = Args::try_parse_from(line.split_whitespace()).unwrap();
+        let args = read(line).unwrap();
         let (show, filter) = args.wish();
         (show, filter.interface)
     }
@@ -209,9 +301,9 @@ mod tests {
             "dmvpn -o json --socket /x --network lab show ip nhrp brief",
             "dmvpn show ip nhrp brief -o json --socket /x --network lab",
         ] {
-            let args = Args::try_parse_from(line.split_whitespace()).unwrap();
+            let args = read(line).unwrap();
             assert_eq!(args.output, Output::Json, "{line}");
-            assert_eq!(args.socket, PathBuf::from("/x"), "{line}");
+            assert_eq!(args.whom(), Whom::Socket("/x".into()), "{line}");
             assert_eq!(args.wish().1.network.as_deref(), Some("lab"), "{line}");
         }
     }
@@ -221,7 +313,47 @@ mod tests {
         for line in
             ["dmvpn", "dmvpn show", "dmvpn show ip", "dmvpn show dmvpn x", "dmvpn --node n show dmvpn"]
         {
-            assert!(Args::try_parse_from(line.split_whitespace()).is_err(), "{line}");
+            assert!(read(line).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn the_name_says_whom_to_ask() {
+        let all = Cluster::default();
+        let some = Cluster {
+            nodes: vec!["east-1".into(), "west-1".into()],
+            namespace: Some("dmvpn-system".into()),
+            kubeconfig: Some("/k".into()),
+            context: Some("west".into()),
+        };
+        for (line, whom) in [
+            ("dmvpn show dmvpn", Whom::Socket(SOCKET.into())),
+            ("/usr/bin/dmvpn show dmvpn", Whom::Socket(SOCKET.into())),
+            ("kubectl-dmvpn show dmvpn", Whom::Cluster(all.clone())),
+            ("/usr/local/bin/kubectl-dmvpn show dmvpn", Whom::Cluster(all)),
+            ("kubectl-dmvpn --socket /x show dmvpn", Whom::Socket("/x".into())),
+            (
+                "kubectl-dmvpn show dmvpn --node west-1 --node east-1 --node west-1 -n dmvpn-system --kubeconfig /k \
+                 --context west",
+                Whom::Cluster(some),
+            ),
+        ] {
+            assert_eq!(read(line).unwrap().whom(), whom, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_and_a_socket_exclude_each_other() {
+        for (line, cure) in [
+            ("dmvpn --node n show dmvpn", "call the program as `kubectl dmvpn`"),
+            ("dmvpn show dmvpn --context c", "call the program as `kubectl dmvpn`"),
+            ("kubectl-dmvpn --socket /x show dmvpn --node n", "give one of them"),
+            ("kubectl-dmvpn --socket /x -n n show dmvpn", "give one of them"),
+        ] {
+            let error = read(line).unwrap_err().to_string();
+            assert!(error.contains(cure), "{line}: {error}");
+        }
+        assert!(read("kubectl-dmvpn --help").unwrap_err().to_string().contains("kubectl dmvpn"));
+        assert!(!read("dmvpn --help").unwrap_err().to_string().contains("--kubeconfig"));
     }
 }

@@ -70,7 +70,10 @@ pub async fn agent(args: &RunArgs) -> anyhow::Result<()> {
     let ended = Agent::run(identity, kernel, inlets, to_status, stop).await;
     api.abort();
     let _ = std::fs::remove_file(&args.socket);
-    ended
+    if ended? == Stop::Leave {
+        let _ = std::fs::remove_file(snapshot::directory(&args.socket).join(source::kubernetes::LAST_GOOD));
+    }
+    Ok(())
 }
 
 /// Where endpoints come from, and what comes with that.

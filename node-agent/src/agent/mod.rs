@@ -1,8 +1,10 @@
 //! The agent's task: it owns all state and is the only one that changes it.
 //!
 //! `mod.rs` is the loop (what woke us → what to do), [`reconcile`] makes the kernel equal to the plan, [`underlay`]
-//! finds tunnel sources and paths to hubs, [`removal`] takes tunnels away.
+//! finds tunnel sources and paths to hubs, [`removal`] takes tunnels away, [`publish`]
+//! tells the summary.
 
+mod publish;
 mod reconcile;
 mod removal;
 mod underlay;
@@ -25,7 +27,7 @@ use crate::drivers::redirect;
 use crate::drivers::resolver::{Resolved, Resolver};
 use crate::plan::wanted::REDIRECT_GROUP;
 use crate::source::Desired;
-use crate::summary::{Summary, TunnelSummary};
+use crate::summary::Summary;
 use crate::tunnel::{Drained, Leaving, Tunnel};
 use crate::{clock, report, snapshot};
 
@@ -35,8 +37,6 @@ const SETTLE_MS: u64 = 20;
 const PATROL_MS: u64 = 60_000;
 /// A snapshot is written this long after a change, in milliseconds.
 const SAVE_MS: u64 = 100;
-/// Peers are counted at most this often, in milliseconds.
-const COUNT_MS: u64 = 150;
 
 type Bursts = mpsc::Receiver<Burst>;
 
@@ -106,7 +106,7 @@ impl Agent {
         mut inlets: Inlets,
         summary: watch::Sender<Arc<Summary>>,
         stop: impl Future<Output = Stop>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Stop> {
         let (to_bursts, mut bursts) = mpsc::channel(256);
         let (to_hairpins, mut hairpins) = mpsc::channel(1024);
         let (to_resolved, mut resolved) = mpsc::channel(16);
@@ -166,7 +166,7 @@ impl Agent {
                 info!("stopped; tunnels were taken away");
             }
         }
-        Ok(())
+        Ok(how)
     }
 
     /// New endpoints.
@@ -227,40 +227,6 @@ impl Agent {
         self.publish();
     }
 
-    /// Tells the summary if it has changed.
-    fn publish(&mut self) {
-        if self.summary.is_closed() {
-            return;
-        }
-        let now = clock::now();
-        let old = Arc::clone(&self.summary.borrow());
-        let count = self.counted_at.after(COUNT_MS) <= now && self.tunnels.values().any(|t| t.stirred);
-        let same = !count
-            && Arc::ptr_eq(&old.desired, &self.desired)
-            && old.gone == self.gone
-            && old.tunnels.len() == self.tunnels.len()
-            && self.tunnels.iter().all(|(name, t)| old.tunnels.get(name).is_some_and(|o| o.holds(t)));
-        if same {
-            return;
-        }
-        // A new endpoint may ask for other external spokes.
-        let counted = Arc::ptr_eq(&old.desired, &self.desired);
-        let tunnels = self.tunnels.iter().map(|(name, tunnel)| {
-            let known = old.tunnels.get(name).filter(|_| counted);
-            (name.clone(), TunnelSummary::new(tunnel, known))
-        });
-        let new = Summary {
-            desired: Arc::clone(&self.desired),
-            tunnels: tunnels.collect(),
-            gone: self.gone.clone(),
-        };
-        self.tunnels.values_mut().for_each(|t| t.stirred = false);
-        self.counted_at = now;
-        if new != *old {
-            self.summary.send_replace(Arc::new(new));
-        }
-    }
-
     fn next_wake(&self) -> Time {
         let engines =
             self.tunnels.values().filter_map(|t| t.engine.as_ref().and_then(nhrp::Engine::poll_timeout));
@@ -268,10 +234,9 @@ impl Agent {
             Some(Leaving::Removed(at) | Leaving::Suspended(at)) => Some(at),
             None => None,
         });
-        let counting = !self.summary.is_closed() && self.tunnels.values().any(|t| t.stirred);
         engines
             .chain(leaving)
-            .chain(counting.then_some(self.counted_at.after(COUNT_MS)))
+            .chain(self.count_at())
             .chain(self.save_at)
             .chain([self.reconcile_at])
             .min()

@@ -123,10 +123,19 @@ pub async fn fetch(client: &Client, operator: &Operator) -> anyhow::Result<NodeS
     // Read each time: the kubelet renews it.
     let token = std::fs::read_to_string(&operator.token_file)
         .with_context(|| format!("--token-file {}", operator.token_file.display()))?;
+    ask_one_of(&addresses, &tls, &server, token.trim()).await
+}
 
+/// Asks one address after the other until one answers.
+async fn ask_one_of(
+    addresses: &[SocketAddr],
+    tls: &TlsConnector,
+    server: &ServerName<'static>,
+    token: &str,
+) -> anyhow::Result<NodeSecrets> {
     let mut last = anyhow::anyhow!("not asked");
     for address in addresses {
-        match in_time(ask(address, &tls, server.clone(), token.trim())).await {
+        match in_time(ask(*address, tls, server.clone(), token)).await {
             Ok(secrets) => return Ok(secrets),
             Err(error) => last = error.context(format!("operator at {address}")),
         }
@@ -213,33 +222,4 @@ async fn ask(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ready_pods_with_the_port_are_asked() {
-        let slices: Vec<EndpointSlice> = serde_json::from_value(serde_json::json!([
-            {"addressType": "IPv4", "ports": [{"name": "health", "port": 8081}, {"name": "secrets", "port": 8443}],
-             "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": true}},
-                           {"addresses": ["10.0.0.2"], "conditions": {"ready": false}},
-                           {"addresses": ["10.0.0.3"]}]},
-            {"addressType": "IPv6", "ports": [{"name": "secrets", "port": 8443}],
-             "endpoints": [{"addresses": ["fd00::1"]}]},
-            {"addressType": "IPv4", "ports": [{"name": "health", "port": 8081}],
-             "endpoints": [{"addresses": ["10.0.0.9"]}]},
-            {"addressType": "FQDN", "ports": null, "endpoints": []}
-        ]))
-        .expect("slices");
-        let mut found: Vec<_> = addresses(&slices).iter().map(ToString::to_string).collect();
-        found.sort();
-        assert_eq!(found, ["10.0.0.1:8443", "10.0.0.3:8443", "[fd00::1]:8443"]);
-        assert!(addresses(&[]).is_empty());
-    }
-
-    #[test]
-    fn a_ca_that_is_none_is_refused() {
-        for text in ["", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
-            assert!(tls(text).is_err(), "{text}");
-        }
-    }
-}
+mod tests;
