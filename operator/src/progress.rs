@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// How long a single watch may fail while the API answers.
 const WATCH_PATIENCE: Duration = Duration::from_secs(180);
-/// How long a pass may take.
+/// How long a pass may be without getting on.
 const PASS_PATIENCE: Duration = Duration::from_secs(120);
 
 /// What is known of one watch.
@@ -28,7 +28,7 @@ pub struct WatchState {
 #[derive(Debug, Default)]
 struct State {
     watches: BTreeMap<&'static str, WatchState>,
-    pass_started: Option<Instant>,
+    pass_got_on: Option<Instant>,
     api_answered: Option<Instant>,
 }
 
@@ -65,14 +65,14 @@ impl Progress {
         self.watch(name, |w| w.ended = true);
     }
 
-    /// A pass begins.
-    pub fn pass_started(&self, now: Instant) {
-        self.with(|s| s.pass_started = Some(now));
+    /// A pass begins, or has got on.
+    pub fn pass_gets_on(&self, now: Instant) {
+        self.with(|s| s.pass_got_on = Some(now));
     }
 
     /// The pass is over.
     pub fn pass_ended(&self) {
-        self.with(|s| s.pass_started = None);
+        self.with(|s| s.pass_got_on = None);
     }
 
     /// The API server answered something.
@@ -102,8 +102,8 @@ impl Progress {
     /// Says what is stuck.
     pub fn alive(&self, now: Instant) -> Result<(), String> {
         self.with(|s| {
-            if let Some(started) = s.pass_started.filter(|at| now.duration_since(*at) > PASS_PATIENCE) {
-                return Err(format!("a pass has run for {} s", now.duration_since(started).as_secs()));
+            if let Some(started) = s.pass_got_on.filter(|at| now.duration_since(*at) > PASS_PATIENCE) {
+                return Err(format!("a pass has not got on for {} s", now.duration_since(started).as_secs()));
             }
             let api = s.api_answered.is_some_and(|at| now.duration_since(at) < Duration::from_secs(30));
             for (name, watch) in &s.watches {
@@ -157,7 +157,7 @@ mod tests {
         progress.watch_event("nodes", false, at(401));
         assert_eq!(progress.alive(at(402)), Ok(()));
 
-        progress.pass_started(at(500));
+        progress.pass_gets_on(at(500));
         assert_eq!(progress.alive(at(510)), Ok(()));
         assert!(progress.alive(at(621)).is_err());
         progress.pass_ended();

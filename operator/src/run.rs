@@ -99,7 +99,7 @@ pub async fn operator(args: RunArgs) -> anyhow::Result<()> {
     let passes = Passes {
         stores,
         namespace: args.namespace,
-        writer: Writer::new(client, leadership.clone(), teller.clone()),
+        writer: Writer::new(client, leadership.clone(), teller.clone(), progress.clone()),
         leadership,
         teller,
         progress,
@@ -139,7 +139,7 @@ impl Passes {
                 () = tokio::time::sleep_until(next.into()) => {}
             }
             let now = Instant::now();
-            self.progress.pass_started(now);
+            self.progress.pass_gets_on(now);
             next = self.pass(now).await.unwrap_or(now + AT_LEAST).min(now + AT_LEAST);
             self.progress.pass_ended();
         }

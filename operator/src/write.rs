@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crds::{DmvpnAddress, DmvpnEndpoint, OPERATOR_MANAGER};
@@ -15,9 +16,12 @@ use tracing::{debug, info, warn};
 use crate::events::{self, Teller};
 use crate::lease::Leadership;
 use crate::pass::{Op, Write};
+use crate::progress::Progress;
 
 /// Writes on their way at a time.
 const AT_ONCE: usize = 16;
+/// Writes of one pass: what happens meanwhile is looked at before the rest.
+const OF_ONE_PASS: usize = 512;
 /// How long one may take: with [`crate::lease::RENEW_DEADLINE`] less than a Lease lasts.
 const WRITE: Duration = Duration::from_secs(4);
 /// First wait after a failure; doubled each time up to [`LONGEST`].
@@ -45,13 +49,14 @@ pub struct Writer {
     client: Client,
     leadership: Leadership,
     teller: Teller,
+    progress: Arc<Progress>,
     memos: BTreeMap<(&'static str, String, u8), Memo>,
 }
 
 impl Writer {
     /// A writer that writes while `leadership` lasts.
-    pub fn new(client: Client, leadership: Leadership, teller: Teller) -> Self {
-        Self { client, leadership, teller, memos: BTreeMap::new() }
+    pub fn new(client: Client, leadership: Leadership, teller: Teller, progress: Arc<Progress>) -> Self {
+        Self { client, leadership, teller, progress, memos: BTreeMap::new() }
     }
 
     /// Carries out what is due. Returns when to come back for what is not.
@@ -61,16 +66,20 @@ impl Writer {
         self.memos.retain(|key, _| keys.contains(key));
         let (due, early): (Vec<_>, Vec<_>) = writes.into_iter().partition(|w| self.due(w, now));
         let mut next = early.iter().filter_map(|w| Some(self.memos.get(&key(w))?.not_before)).min();
-        let mut due = due.into_iter().peekable();
+        if due.len() > OF_ONE_PASS {
+            next = Some(now);
+        }
+        let mut due = due.into_iter().take(OF_ONE_PASS).peekable();
         while let Some(stage) = due.peek().map(|w| w.op.stage()) {
             let mut batch = Vec::new();
             while let Some(write) = due.next_if(|w| w.op.stage() == stage) {
                 batch.push(write);
             }
-            let (client, leadership) = (&self.client, &self.leadership);
+            let (client, leadership, progress) = (&self.client, &self.leadership, &self.progress);
             let done: Vec<_> = futures::stream::iter(batch)
                 .map(|write| async move {
                     let result = carry_out(client, leadership, &write).await;
+                    progress.pass_gets_on(Instant::now());
                     (write, result)
                 })
                 .buffer_unordered(AT_ONCE)
