@@ -56,7 +56,7 @@ pub struct Agent {
     kernel: Kernel,
     desired: Arc<Desired>,
     tunnels: BTreeMap<String, Tunnel>,
-    /// Networks that were wanted since this agent started: what is left of them may go.
+    /// Networks that had a tunnel since this agent started: what is left of them may go.
     met: BTreeSet<String>,
     names: BTreeMap<String, Vec<IpAddr>>,
     resolver: Resolver,

@@ -20,12 +20,12 @@ const LEAVE_MS: u64 = 5_000;
 
 impl Agent {
     /// A removal whose tunnel an earlier run of the agent has left in the kernel: it is taken up once more, so that the
-    /// hubs hear of its end.
+    /// hubs hear of its end. Once only: what is in the kernel after that goes without a word.
     pub(super) fn meet_leftovers(&mut self, observed: &Observed) {
         for removal in &Arc::clone(&self.desired).removals {
             let network = &removal.spec.network;
             let left = diff::own_link(network, observed).is_some();
-            if left && !self.tunnels.contains_key(network) {
+            if left && self.met.insert(network.clone()) {
                 let mut tunnel = Tunnel::new(removal.spec.clone(), removal.passwords.clone());
                 tunnel.doomed = true;
                 self.tunnels.insert(network.clone(), tunnel);
