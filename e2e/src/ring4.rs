@@ -62,17 +62,15 @@ pub fn ring4<F: FnOnce(&Lab, &[Cluster]) -> Result<()>>(needs: Needs, body: F) {
 fn run_outside(needs: Needs, rerun: &Rerun) -> Result<()> {
     let slot = slots::acquire(slots::DEADLINE)?;
     let cpu = slot.cpu().to_string();
-    // The guest has its CPU for itself; the control planes take what is left of the others.
-    let others = slots::all_but(slot.cpu())?;
     // A little more than the guest itself has, so that it is the guest that reports.
     let deadline = needs.deadline + Duration::from_secs(20);
-    apart::rerun(rerun, &rerun.results()?, &others, &[(CPU, &cpu)], deadline)
+    apart::rerun(rerun, &rerun.results()?, &slots::list(None)?, &[(CPU, &cpu)], deadline)
 }
 
 fn run_apart(needs: Needs, rerun: &Rerun, out: &Path) -> Result<()> {
     apart::note_that_it_runs(out)?;
     let cpu = env::var(CPU).ok().and_then(|c| c.parse().ok()).with_context(|| format!("{CPU} is not set"))?;
-    let holder = Holder::start(out, needs.clusters, true)?;
+    let holder = Holder::start(out, needs.clusters, &slots::list(Some(cpu))?)?;
     let mut job = Job {
         memory_mib: needs.memory_mib,
         deadline: needs.deadline,

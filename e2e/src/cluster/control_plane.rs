@@ -16,11 +16,12 @@ use anyhow::{Context, Result, bail};
 
 use super::door::{self, Reply};
 use super::pki::{Pki, Subject};
-use crate::lab::{Process, lock};
+use crate::lab::{Process, host::run, lock};
 use crate::wait;
 
 const BOOT: Duration = Duration::from_secs(90);
-const PORT: u16 = 6443;
+/// The API server's port.
+pub const PORT: u16 = 6443;
 /// Every write of anyone is noted, so that a test can say that there was none.
 const AUDIT: &str = "apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -166,6 +167,22 @@ impl ControlPlane {
     #[must_use]
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// Confines its processes, and what this process starts from now on, to some CPUs (a list as `taskset` takes it).
+    ///
+    /// # Errors
+    /// With what `taskset` printed.
+    pub fn confine(&self, cpus: &str) -> Result<()> {
+        let mut pids = vec![std::process::id()];
+        {
+            let processes = lock(&self.processes);
+            pids.extend(processes.others.iter().chain(&processes.api_server).map(Process::pid));
+        }
+        for pid in pids {
+            run(Command::new("taskset").args(["-a", "-p", "-c", cpus, &pid.to_string()]))?;
+        }
+        Ok(())
     }
 
     /// Starts the API server (again) and returns when it is ready.

@@ -74,12 +74,14 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Starts to boot in a thread of its own; says how it went on standard output.
-    pub(super) fn boot(plan: Plan) -> Arc<Self> {
+    /// Starts to boot in a thread of its own; says how it went on standard output. It boots on all CPUs, while the
+    /// guest waits for it, and then keeps to `cpus`.
+    pub(super) fn boot(plan: Plan, cpus: &str) -> Arc<Self> {
         let slot = Arc::new(Self { plan, booted: Mutex::new(None), changed: Condvar::new() });
         let own = Arc::clone(&slot);
+        let cpus = cpus.to_owned();
         std::thread::spawn(move || {
-            let booted = ControlPlane::boot(own.plan.clone());
+            let booted = ControlPlane::boot(own.plan.clone()).and_then(|it| it.confine(&cpus).map(|()| it));
             match &booted {
                 Ok(it) => println!("control plane {}: {}", own.plan.name, it.times()),
                 Err(error) => println!("control plane {}: {error:#}", own.plan.name),

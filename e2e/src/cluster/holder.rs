@@ -28,6 +28,8 @@ pub(super) const NODES: u8 = 8;
 /// The guest's end of the control link.
 const INSIDE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 2);
 const NETNS: &str = "guest";
+/// Packets are cut to the wire's size here: the guest's driver cuts off what is longer, and its bridge drops it.
+const NO_GSO: &str = "gso_max_segs 1 gso_max_size 1500";
 
 /// The control planes of one run. They end with this process.
 #[derive(Debug)]
@@ -38,11 +40,12 @@ pub struct Holder {
 
 impl Holder {
     /// Makes the links, opens the helper and starts to boot one control plane a name: what is asked of one that
-    /// still boots waits. Logs and certificates go to folders of these names in `out`.
+    /// still boots waits. Logs and certificates go to folders of these names in `out`. Once booted, they keep to
+    /// `cpus`, which should be those that the guest does not use.
     ///
     /// # Errors
     /// When a link cannot be made.
-    pub fn start(out: &Path, names: &[&str], scheduler: bool) -> Result<Self> {
+    pub fn start(out: &Path, names: &[&str], cpus: &str) -> Result<Self> {
         ensure!(names.len() < 9, "at most eight clusters");
         let engine = Engine::detect()?;
         if engine == Engine::Native {
@@ -53,13 +56,14 @@ impl Holder {
         let mut slots: Vec<Arc<Slot>> = Vec::new();
         for (number, name) in (1..).zip(names) {
             management_network(engine, number, name)?;
-            slots.push(Slot::boot(Plan {
+            let plan = Plan {
                 name: (*name).to_owned(),
                 dir: folder(out, name),
                 netns: Some(format!("cp-{name}")),
                 address: server_address(number),
-                scheduler,
-            }));
+                scheduler: true,
+            };
+            slots.push(Slot::boot(plan, cpus));
         }
         helper::serve(slots)?;
         Ok(Self { engine, count: names.len() })
@@ -126,7 +130,7 @@ fn management_network(engine: Engine, number: u8, name: &str) -> Result<()> {
     run(&format!("ip link add cp{number} type veth peer name mgmt0 netns {netns}"))?;
     run(&format!("ip link set cp{number} addrgenmode none master {bridge} up"))?;
     run(&format!("ip -n {netns} address add {}/24 dev mgmt0", server_address(number)))?;
-    run(&format!("ip -n {netns} link set mgmt0 up"))?;
+    run(&format!("ip -n {netns} link set mgmt0 {NO_GSO} up"))?;
     // So the API server reaches what it proxies to: pods, and the kubelets by their own addresses.
     for node in 1..=NODES {
         let via = node_address(number, node);
@@ -145,16 +149,12 @@ fn outer_name(number: usize) -> String {
 /// A device here whose other end is `vecN` of the guest.
 fn link_into_guest(engine: Engine, number: usize, device: &str) -> Result<()> {
     match engine {
-        Engine::Guest => {
-            run(&format!("ip tuntap add dev {device} mode tap"))?;
-            // The guest's bridge takes no packet larger than its link: they are cut here, else they are lost.
-            run(&format!("ip link set {device} gso_max_segs 1 gso_max_size 1500"))?;
-        }
+        Engine::Guest => run(&format!("ip tuntap add dev {device} mode tap"))?,
         Engine::Native => {
             run(&format!("ip link add {device} type veth peer name vec{number} netns {NETNS}"))?;
         }
     }
-    run(&format!("ip link set {device} up"))
+    run(&format!("ip link set {device} {NO_GSO} up"))
 }
 
 fn run(line: &str) -> Result<()> {

@@ -48,17 +48,16 @@ pub fn acquire(deadline: Duration) -> Result<Slot> {
     })
 }
 
-/// The other CPUs as a list for `taskset`; the same one where there is no other.
+/// The CPUs of this process as a list for `taskset`, without the one that a guest uses if there are others.
 ///
 /// # Errors
 /// When the CPUs of this process cannot be told.
-pub fn all_but(cpu: usize) -> Result<String> {
-    let mut others: Vec<String> =
-        allowed_cpus()?.iter().filter(|c| **c != cpu).map(ToString::to_string).collect();
-    if others.is_empty() {
-        others.push(cpu.to_string());
+pub fn list(without: Option<usize>) -> Result<String> {
+    let mut cpus = allowed_cpus()?;
+    if cpus.len() > 1 {
+        cpus.retain(|cpu| Some(*cpu) != without);
     }
-    Ok(others.join(","))
+    Ok(cpus.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))
 }
 
 /// The CPUs that this process may run on.
