@@ -13,6 +13,7 @@ use e2e::{ring3, wait};
 const SOON: Duration = Duration::from_secs(20);
 
 #[test]
+#[expect(clippy::redundant_closure, reason = "the closure's type names the test")]
 fn branches_follow_a_hub_that_moves() {
     ring3(|lab| moves(lab));
 }

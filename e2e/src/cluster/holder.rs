@@ -28,8 +28,8 @@ pub(super) const NODES: u8 = 8;
 /// The guest's end of the control link.
 const INSIDE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 2);
 const NETNS: &str = "guest";
-/// The guest's driver cuts off what is longer than a packet on the wire but leaves the mark of a longer one on it.
-const NO_GSO: &str = "gso_max_segs 1";
+/// Packets are cut to the wire's size here: the guest's driver cuts off what is longer, and its bridge drops it.
+const NO_GSO: &str = "gso_max_segs 1 gso_max_size 1500";
 
 /// The control planes of one run. They end with this process.
 #[derive(Debug)]
@@ -149,11 +149,7 @@ fn outer_name(number: usize) -> String {
 /// A device here whose other end is `vecN` of the guest.
 fn link_into_guest(engine: Engine, number: usize, device: &str) -> Result<()> {
     match engine {
-        Engine::Guest => {
-            run(&format!("ip tuntap add dev {device} mode tap"))?;
-            // The guest's bridge takes no packet larger than its link: they are cut here, else they are lost.
-            run(&format!("ip link set {device} gso_max_segs 1 gso_max_size 1500"))?;
-        }
+        Engine::Guest => run(&format!("ip tuntap add dev {device} mode tap"))?,
         Engine::Native => {
             run(&format!("ip link add {device} type veth peer name vec{number} netns {NETNS}"))?;
         }
