@@ -60,15 +60,20 @@ pub fn profile_dir() -> Result<PathBuf> {
     Ok(dir.to_owned())
 }
 
+/// The folder of our programs: `$DMVPN_BIN_DIR`, else [`profile_dir`].
+///
+/// # Errors
+/// As [`profile_dir`].
+pub fn program_dir() -> Result<PathBuf> {
+    env::var_os("DMVPN_BIN_DIR").map(PathBuf::from).map_or_else(profile_dir, Ok)
+}
+
 /// A program of ours, built by `cargo build --workspace --bins`.
 ///
 /// # Errors
 /// When it has not been built; says how.
 pub fn program(name: &str) -> Result<PathBuf> {
-    let path = match env::var_os("DMVPN_BIN_DIR") {
-        Some(dir) => PathBuf::from(dir).join(name),
-        None => profile_dir()?.join(name),
-    };
+    let path = program_dir()?.join(name);
     if !path.is_file() {
         bail!("{} is not there: cargo build --workspace --bins", path.display());
     }
@@ -80,8 +85,7 @@ pub fn program(name: &str) -> Result<PathBuf> {
 /// # Errors
 /// When it has not been built; says how.
 pub fn example(name: &str) -> Result<PathBuf> {
-    let dir = env::var_os("DMVPN_BIN_DIR").map(PathBuf::from).map_or_else(profile_dir, Ok)?;
-    let path = dir.join("examples").join(name);
+    let path = program_dir()?.join("examples").join(name);
     if !path.is_file() {
         bail!("{} is not there: cargo build --workspace --examples", path.display());
     }

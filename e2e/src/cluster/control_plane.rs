@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use super::door::{self, Reply};
 use super::pki::{Pki, Subject};
 use crate::lab::{Process, host::run, lock};
-use crate::wait;
+use crate::{paths, wait};
 
 const BOOT: Duration = Duration::from_secs(90);
 /// The API server's port.
@@ -79,6 +79,9 @@ impl Plan {
         let home = self.state();
         command.env("HOME", &home).env("KUBECONFIG", self.dir.join("pki/admin.kubeconfig"));
         command.env("KUBECTL_KUBERC", "false").current_dir(&home);
+        // Where kubectl finds its plugin: ours.
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", paths::program_dir()?.display()));
         for name in ["XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"] {
             command.env_remove(name);
         }

@@ -25,7 +25,7 @@ pub(super) fn tell(
     let network = example("network.yaml")?;
     chapter.step(
         "label node east-hub dmvpn.io/hub=hub1; kubectl apply the same network.yaml in both clusters, and each one's sites",
-        "every object is accepted by the API server",
+        "every object is accepted by the API server; east-hub is a hub by its label alone",
         || {
             stage.east.kubectl(&["label", "node", EAST_HUB, "dmvpn.io/hub=hub1"])?;
             let mut seen = Vec::new();
@@ -33,6 +33,8 @@ pub(super) fn tell(
                 let text = cluster.apply(&format!("{network}---\n{}", example(sites)?))?;
                 seen.push(format!("{}: {}", cluster.name(), text.trim().replace('\n', ", ")));
             }
+            let hub = wait_until_up(&stage.east, EAST_HUB)?;
+            seen.push(format!("endpoint of {EAST_HUB}: {}, {}", hub["spec"]["role"], hub["status"]["state"]));
             Ok(seen.join("\n"))
         },
     )?;

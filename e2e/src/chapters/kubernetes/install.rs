@@ -25,10 +25,8 @@ pub(super) fn tell(chapter: &mut Chapter, stage: &Stage) -> Result<()> {
         "operator and agents are Running and Ready as pods",
         || {
             let mut seen = Vec::new();
-            for cluster in [&stage.east, &stage.west] {
-                let start = Instant::now();
-                install(cluster)?;
-                let took = start.elapsed();
+            let took = both(stage, install)?;
+            for (cluster, took) in [&stage.east, &stage.west].into_iter().zip(took) {
                 for (part, labels) in [("operator", OPERATORS), ("agent", AGENTS)] {
                     let pods = running(cluster, labels)?;
                     seen.push(format!("{}: {part} {}", cluster.name(), pods.join(", ")));
@@ -60,6 +58,21 @@ pub(super) fn tell(chapter: &mut Chapter, stage: &Stage) -> Result<()> {
         "no capability, not root, no new privileges, seccomp, read-only root",
         || privileges(node, "operator", 0, 65532),
     )
+}
+
+/// Does the same to both clusters at once; returns how long each took.
+pub(super) fn both(stage: &Stage, act: impl Fn(&Cluster) -> Result<()> + Sync) -> Result<[Duration; 2]> {
+    let timed = |cluster: &Cluster| -> Result<Duration> {
+        let start = Instant::now();
+        act(cluster)?;
+        Ok(start.elapsed())
+    };
+    std::thread::scope(|scope| {
+        let west = scope.spawn(|| timed(&stage.west));
+        let east = timed(&stage.east)?;
+        let west = west.join().map_err(|_| anyhow::anyhow!("the thread for west panicked"))?;
+        Ok([east, west?])
+    })
 }
 
 /// `helm install` of the repository's chart, with the lab's images.

@@ -25,9 +25,7 @@ pub(super) fn tell(chapter: &mut Chapter, scene: &Scene, stage: &Stage) -> Resul
         "helm install again, in both clusters",
         "the objects are still there: every tunnel comes back, the allocated address is the same",
         || {
-            for cluster in [&stage.east, &stage.west] {
-                install::install(cluster)?;
-            }
+            install::both(stage, install::install)?;
             apply::wait_until_up(&stage.east, EAST_HUB)?;
             let endpoint = apply::wait_until_up(&stage.west, WEST_1)?;
             let again = tunnel_address(&endpoint)?;
@@ -125,10 +123,9 @@ fn uninstall(chapter: &mut Chapter, stage: &Stage) -> Result<()> {
         "the kernel tables of all three nodes equal the dumps taken before the install; networks and spokes stay",
         || {
             let mut seen = Vec::new();
-            for cluster in [&stage.east, &stage.west] {
-                let start = Instant::now();
-                install::uninstall(cluster)?;
-                seen.push(format!("{}: uninstalled in {:.1} s", cluster.name(), start.elapsed().as_secs_f64()));
+            let took = install::both(stage, |cluster| install::uninstall(cluster).map(drop))?;
+            for (cluster, took) in [&stage.east, &stage.west].into_iter().zip(took) {
+                seen.push(format!("{}: uninstalled in {:.1} s", cluster.name(), took.as_secs_f64()));
                 let kept = cluster.kubectl(&["get", "dmvpnnetworks,dmvpnspokes", "-o", "name"])?;
                 ensure!(kept.contains("dmvpnnetwork"), "the network is gone: {kept}");
                 let left = cluster.kubectl(&["get", "dmvpnendpoints", "-o", "name"])?;

@@ -41,12 +41,11 @@ pub(super) fn tell(chapter: &mut Chapter, scene: &Scene, stage: &Stage) -> Resul
         || {
             under_pings(scene, stage, 9_000, || {
                 let mut seen = Vec::new();
-                for cluster in [&stage.east, &stage.west] {
-                    let start = Instant::now();
-                    install::upgrade(cluster, "2")?;
+                let took = install::both(stage, |cluster| install::upgrade(cluster, "2"))?;
+                for (cluster, took) in [&stage.east, &stage.west].into_iter().zip(took) {
                     let images = agent_images(cluster)?;
                     ensure!(images.iter().all(|i| i.ends_with(":2")), "{images:?}");
-                    let took = start.elapsed().as_secs_f64();
+                    let took = took.as_secs_f64();
                     seen.push(format!(
                         "{}: {} agents of {} in {took:.1} s",
                         cluster.name(),
