@@ -49,6 +49,8 @@ pub(crate) struct Registration {
     pub(crate) since: Time,
     pub(crate) request_id: u32,
     outstanding: bool,
+    /// An earlier run of the agent had an answer: the NHS knows us, though nothing was said since.
+    pub(crate) resumed: bool,
     /// The request that is outstanding was answered, but without a password that we accept.
     unproven: bool,
     /// Requests of this id that had no answer.
@@ -139,6 +141,7 @@ impl Engine {
                 since: now,
                 request_id: 0,
                 outstanding: false,
+                resumed: false,
                 unproven: false,
                 misses: 0,
                 refusals: 0,
@@ -361,6 +364,7 @@ impl Engine {
     pub(crate) fn registration_refused(&mut self, now: Time, uid: u32, reason: Reason) {
         let Some(registration) = self.registration_mut(uid) else { return };
         registration.outstanding = false;
+        registration.resumed = false;
         registration.failed += 1;
         registration.told = 0;
         let backoff = registration.refusals.min(MAX_BACKOFF);
@@ -454,7 +458,7 @@ impl Engine {
 impl Registration {
     /// Whether the NHS has, or may have, a binding of ours.
     pub(crate) fn may_be_known(&self) -> bool {
-        self.phase == NhsPhase::Responding || self.outstanding
+        self.phase == NhsPhase::Responding || self.outstanding || self.resumed
     }
 
     /// Whether this is the request that an Error Indication speaks of.

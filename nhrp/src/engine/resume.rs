@@ -11,7 +11,7 @@ use super::bindings::{Binding, Requester};
 use super::learn::Announced;
 use super::shortcut::Resumed;
 use super::snapshot::{
-    AnnouncedState, BindingState, NhsState, ShortcutPhase, ShortcutState, Snapshot, Source,
+    AnnouncedState, BindingState, NhsPhase, NhsState, ShortcutPhase, ShortcutState, Snapshot, Source,
 };
 use super::{Engine, Time};
 
@@ -142,6 +142,8 @@ impl Engine {
                 registration.sent = state.requests_sent;
                 registration.failed = state.requests_failed;
                 registration.replies = state.replies_received;
+                registration.resumed = state.phase == NhsPhase::Responding;
+                registration.request_id = state.request_id;
                 if let Some(at) =
                     state.nbma.and_then(|nbma| hub.config.nbma.iter().position(|it| *it == nbma))
                 {

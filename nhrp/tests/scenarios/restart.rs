@@ -128,6 +128,19 @@ fn snapshot_survives_text() {
 }
 
 #[test]
+fn a_spoke_that_leaves_right_after_its_restart_is_forgotten_by_the_hub() {
+    let mut sim = triangle(77);
+    let now = sim.now;
+    assert!(sim.registered(A));
+    let snapshot = sim.snapshot(A);
+    sim.nodes[A].engine = nhrp::Engine::restore(sim.nodes[A].config.clone(), &snapshot, 0, 9, now);
+    // Before it has said a word.
+    sim.nodes[A].engine.handle_input(now, Input::Withdraw);
+    sim.run(500);
+    assert!(!sim.snapshot(0).bindings.iter().any(|it| it.overlay == overlay(2)));
+}
+
+#[test]
 fn link_replaced() {
     let mut sim = triangle(76);
     let mut engine = nhrp::Engine::restore(sim.nodes[0].config.clone(), &sim.snapshot(0), 0, 1, sim.now);
