@@ -17,6 +17,8 @@ use crate::wait;
 
 const INTERVAL: Duration = Duration::from_millis(10);
 const SOON: Duration = Duration::from_secs(20);
+/// Pings at most; they are stopped when it is over.
+const MOST: u32 = 60_000;
 /// How long the API server stays away.
 const AWAY: Duration = Duration::from_secs(10);
 
@@ -27,7 +29,7 @@ pub(super) fn tell(chapter: &mut Chapter, scene: &Scene, stage: &Stage) -> Resul
         "another pod comes and its tunnel is Up again; 0 lost; link index unchanged",
         || {
             let old = agent_pod(west, WEST_1)?;
-            under_pings(scene, stage, 2_000, || {
+            under_pings(scene, stage, || {
                 west.kubectl(&["delete", "pod", "-n", NAMESPACE, &old, "--wait=true"])?;
                 let new = wait_for_agent(west, WEST_1, &old)?;
                 apply::wait_until_up(west, WEST_1)?;
@@ -39,7 +41,7 @@ pub(super) fn tell(chapter: &mut Chapter, scene: &Scene, stage: &Stage) -> Resul
         "helm upgrade to another image of the agents, in both clusters, under the same pings",
         "every agent runs the new image; 0 lost; link index unchanged",
         || {
-            under_pings(scene, stage, 9_000, || {
+            under_pings(scene, stage, || {
                 let mut seen = Vec::new();
                 let took = install::both(stage, |cluster| install::upgrade(cluster, "2"))?;
                 for (cluster, took) in [&stage.east, &stage.west].into_iter().zip(took) {
@@ -63,7 +65,7 @@ pub(super) fn tell(chapter: &mut Chapter, scene: &Scene, stage: &Stage) -> Resul
         &format!("stop the API server of west for {} s, and kill the agent of west-1 meanwhile", AWAY.as_secs()),
         "0 lost; the agent that comes back works from its last good configuration; Ready after the server's return",
         || {
-            under_pings(scene, stage, 5_000, || {
+            under_pings(scene, stage, || {
                 west.stop_api_server()?;
                 let stopped = Instant::now();
                 let node = stage.node(WEST_1)?;
@@ -87,19 +89,14 @@ pub(super) fn tell(chapter: &mut Chapter, scene: &Scene, stage: &Stage) -> Resul
 }
 
 /// Pings west-1 ↔ branch-a and east-1 → west-1 while `act` runs, and for a second before and after.
-fn under_pings(
-    scene: &Scene,
-    stage: &Stage,
-    count: u32,
-    act: impl FnOnce() -> Result<String>,
-) -> Result<String> {
+fn under_pings(scene: &Scene, stage: &Stage, act: impl FnOnce() -> Result<String>) -> Result<String> {
     let (west, a, east) = (scene.site(WEST_1)?, scene.site("branch-a")?, scene.site(EAST_1)?);
     let host = stage.node(WEST_1)?.host();
     let index = link_index(host, TUNNEL)?;
     let target = IpAddr::from(west.lan_host());
     let runs = Ping::start_together(
         &[(&west.lan, a.lan_host().into()), (&a.lan, target), (&east.lan, target)],
-        count,
+        MOST,
         INTERVAL,
     )?;
     for run in &runs {
@@ -108,7 +105,7 @@ fn under_pings(
     let mut seen = vec![act()?];
     for run in runs {
         let last = run.so_far().replies.last().map_or(0, |r| r.sequence);
-        ensure!(last + 100 <= count, "the pings ended before it was over: {last} of {count}");
+        ensure!(last + 100 <= MOST, "the pings ended before it was over: {last} of {MOST}");
         run.wait_for_reply(last + 100, SOON)?;
         let report = run.stop()?;
         report.ensure_nothing_lost()?;
