@@ -60,7 +60,7 @@ pub fn demo(keep: bool) -> Result<i32> {
         print_how_to_enter()?;
         return Ok(status);
     }
-    let slot = slots::acquire(slots::DEADLINE)?;
+    let (slot, _beside) = slots::acquire_two(slots::DEADLINE)?;
     let mut child = demo_command(subcommand, &paths::results()?.join("demo"), slot.cpu(), apart::WITH_US)?
         .spawn()
         .context("start unshare")?;

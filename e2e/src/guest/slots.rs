@@ -48,6 +48,25 @@ pub fn acquire(deadline: Duration) -> Result<Slot> {
     })
 }
 
+/// Waits for two free CPUs (one where there is only one): the first for a guest, the other for what runs beside it.
+///
+/// # Errors
+/// As [`acquire`].
+pub fn acquire_two(deadline: Duration) -> Result<(Slot, Option<Slot>)> {
+    let dir = paths::cache().join("slots");
+    fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+    // One at a time: two who had one each would wait for each other.
+    let turn = File::create(dir.join("two.lock"))?;
+    wait::until(deadline, "the turn to take two CPUs", || match turn.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => bail!("somebody else waits for two"),
+        Err(TryLockError::Error(error)) => bail!("lock: {error}"),
+    })?;
+    let guest = acquire(deadline)?;
+    let beside = if allowed_cpus()?.len() > 1 { Some(acquire(deadline)?) } else { None };
+    Ok((guest, beside))
+}
+
 /// The CPUs of this process as a list for `taskset`, without the one that a guest uses if there are others.
 ///
 /// # Errors
