@@ -2,6 +2,7 @@
 //! gone after it.
 
 use anyhow::{Context, Result, ensure};
+use e2e::lab::Process;
 use e2e::wait;
 use serde_json::{Value, json};
 
@@ -77,7 +78,7 @@ pub(crate) fn come_before_endpoints(bench: &Bench<'_>) -> Result<()> {
 pub(crate) fn outlive_a_restart(bench: &Bench<'_>) -> Result<()> {
     let before = bench.see()?;
     let ip = address(&before, "net-branch-a")?;
-    let status = bench.end(0, |operator| operator.stop())?;
+    let status = bench.end(0, Process::stop)?;
     ensure!(status.success(), "{status}");
     bench.cluster.kubectl(&["label", "node", "branch-b", "site=yes"])?;
     bench.start(0, SELECTOR)?;

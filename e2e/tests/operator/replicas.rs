@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use e2e::cluster::product::{NAMESPACE, healthy};
+use e2e::lab::Process;
 use e2e::wait;
 use k8s_openapi::jiff::Timestamp;
 
@@ -47,7 +48,7 @@ fn a_change_is_seen(bench: &Bench<'_>, key: &str) -> Result<()> {
 
 pub(crate) fn a_farewell_hands_over_at_once(bench: &Bench<'_>) -> Result<()> {
     let farewell = SystemTime::now();
-    let status = bench.end(0, |operator| operator.stop())?;
+    let status = bench.end(0, Process::stop)?;
     ensure!(status.success(), "{status}");
     let after = led_by(bench, 1)?.duration_since(farewell)?;
     ensure!(after < Duration::from_secs(3), "handed over after {after:?}");
@@ -58,7 +59,7 @@ pub(crate) fn a_farewell_hands_over_at_once(bench: &Bench<'_>) -> Result<()> {
 
 pub(crate) fn a_crash_hands_over_in_time(bench: &Bench<'_>) -> Result<()> {
     let crash = SystemTime::now();
-    bench.end(1, |operator| operator.kill())?;
+    bench.end(1, Process::kill)?;
     let after = led_by(bench, 0)?.duration_since(crash)?;
     ensure!(after < Duration::from_secs(20), "handed over after {after:?}");
     // Not before the one that is gone would have stopped by itself.
