@@ -276,7 +276,8 @@ fn check(kind: &str, object: &Value, field: &str, value: Option<&Value>) {
 
 /// What is said against an object: by reading it as a box does, or by the compile.
 fn refusals(kind: &str, object: &Value) -> Vec<Problem> {
-    if kind == "DmvpnEndpoint" {
+    // what the operator writes is no matter of a manifest: the schema alone keeps it right
+    if ["DmvpnEndpoint", "DmvpnAddress"].contains(&kind) {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         let named = object["kind"].as_str().unwrap_or_default();
         let errors = schema::check(kind, object).into_iter();

@@ -50,6 +50,22 @@ pub fn ring2_with<F: FnOnce(&Cluster) -> Result<()>>(needs: Needs, body: F) {
     }
 }
 
+/// A check of many that share a control plane: its name, for messages, and what it does.
+pub type Check<T> = (&'static str, fn(&T) -> Result<()>);
+
+/// Carries checks out, one after the other, and prints how long each took.
+///
+/// # Errors
+/// With the name of the one that fails.
+pub fn carry_out<T>(on: &T, checks: &[Check<T>]) -> Result<()> {
+    for (name, check) in checks {
+        let start = Instant::now();
+        check(on).with_context(|| (*name).to_owned())?;
+        println!("{name}: {:.1} s", start.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
+
 fn run_outside(needs: Needs, rerun: &Rerun) -> Result<()> {
     let slot = slots::acquire(slots::DEADLINE)?;
     apart::rerun(rerun, &rerun.results()?, &slot.cpu().to_string(), &[], needs.deadline)

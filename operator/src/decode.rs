@@ -21,6 +21,8 @@ pub struct Guarded<K>(pub Result<K, Undecodable>);
 pub struct Undecodable {
     /// Its metadata.
     pub metadata: ObjectMeta,
+    /// Its spec, as it is stored: some of it may still be understood.
+    pub spec: Value,
     /// Its status, as it is stored.
     pub status: Value,
     /// What is wrong, with the field if it is known.
@@ -31,6 +33,11 @@ impl Undecodable {
     /// Its name.
     pub fn name(&self) -> &str {
         self.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// A text of its spec; empty if it is not there or no text.
+    pub fn text(&self, field: &str) -> &str {
+        self.spec[field].as_str().unwrap_or_default()
     }
 }
 
@@ -46,7 +53,8 @@ where
                 let metadata =
                     ObjectMeta::deserialize(&value["metadata"]).map_err(serde::de::Error::custom)?;
                 let error = explain(&K::kind(&()), &value, &error);
-                Ok(Self(Err(Undecodable { metadata, status: value["status"].take(), error })))
+                let (spec, status) = (value["spec"].take(), value["status"].take());
+                Ok(Self(Err(Undecodable { metadata, spec, status, error })))
             }
         }
     }
@@ -115,6 +123,7 @@ mod tests {
         assert_eq!(bad.meta().generation, Some(3));
         let bad = bad.0.unwrap_err();
         assert_eq!((bad.name(), &bad.status), ("a", &json!({"observedGeneration": 2})));
+        assert_eq!((&bad.spec["networkRef"]["name"], bad.text("bogus")), (&json!("n"), ""));
         assert!(bad.error.contains("spec.placement.type") && bad.error.contains("Orbit"), "{}", bad.error);
     }
 }

@@ -14,7 +14,7 @@ use kube::{Api, Client};
 use tracing::{info, warn};
 
 use crate::args::RunArgs;
-use crate::decode::Guarded;
+use crate::decode::{Guarded, Undecodable};
 use crate::lease::{self, Holder};
 use crate::pass::{self, Op, Write, name};
 use crate::write::execute;
@@ -54,31 +54,37 @@ pub async fn drain(args: &RunArgs, timeout_seconds: u64) -> anyhow::Result<()> {
 
 async fn work(client: &Client, holder: &mut Holder, deadline: Instant) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let mut renewed = None::<Instant>;
+    // Since when the Lease is ours, and when it was last renewed.
+    let mut held = None::<(Instant, Instant)>;
     let mut told = begun;
     let mut last_error = None;
-    let mut left: Vec<String> = vec!["(not listed yet)".to_owned()];
+    // `None`: nothing has been asked for yet.
+    let mut left = None::<Vec<String>>;
     loop {
         let now = Instant::now();
-        if renewed.is_none_or(|at| now.duration_since(at) >= lease::RETRY) {
+        if held.is_none_or(|(_, renewed)| now.duration_since(renewed) >= lease::RETRY) {
             match holder.attempt().await {
                 Ok(true) => {
-                    if renewed.is_none() {
+                    if held.is_none() {
                         info!("holding the Lease: the operator stops writing");
                     }
-                    renewed = Some(now);
+                    // The operator may have renewed it until the answer, but not later.
+                    held = Some((held.map_or_else(Instant::now, |(since, _)| since), now));
                 }
-                Ok(false) => {}
+                // Somebody wrote to it at the same moment: it is taken anew.
+                Ok(false) => held = None,
                 Err(error) => last_error = Some(format!("Lease: {error}")),
             }
         }
-        if renewed.is_some() {
+        let held_for = held.map(|(since, _)| now.saturating_duration_since(since));
+        // What is asked for earlier, the operator would take back.
+        if held_for.is_some_and(|held_for| held_for >= lease::HANDS_OFF) {
             match step(client).await {
-                Ok(names) => left = names,
+                Ok(names) => left = Some(names),
                 Err(error) => last_error = Some(format!("{error:#}")),
             }
-            let settled = now.duration_since(begun) >= SETTLE;
-            if left.is_empty() && settled {
+            let settled = held_for.is_some_and(|held_for| held_for >= SETTLE);
+            if settled && left.as_ref().is_some_and(Vec::is_empty) {
                 // For as long as it takes to remove the operator.
                 holder.lasting(QUIET);
                 holder.attempt().await.context("the Lease cannot be kept")?;
@@ -88,20 +94,25 @@ async fn work(client: &Client, holder: &mut Holder, deadline: Instant) -> anyhow
         }
         if now >= deadline {
             let error = last_error.map(|e| format!(" (last error: {e})")).unwrap_or_default();
-            bail!(
-                "{} endpoints are not taken away: {}{error}: see their agents, or run `dmvpn-agent purge` on those nodes, \
-                 and drain again",
-                left.len(),
-                left.join(", ")
-            );
+            match left {
+                None => bail!(
+                    "nothing was taken away{error}: the operator must stop writing first; drain again with a longer \
+                     --timeout-seconds"
+                ),
+                Some(left) => bail!(
+                    "{} endpoints are not taken away: {}{error}: see their agents, or run `dmvpn-agent purge` on those \
+                     nodes, and drain again",
+                    left.len(),
+                    left.join(", ")
+                ),
+            }
         }
         if now.duration_since(told) >= TELL {
             told = now;
-            let what = match left.as_slice() {
-                [] => "the operator to notice".to_owned(),
-                all => all.join(", "),
-            };
-            info!(left = left.len(), seconds = begun.elapsed().as_secs(), "waiting for {what}");
+            let open = left.as_deref().unwrap_or_default();
+            let what =
+                if open.is_empty() { "the operator to stop writing".to_owned() } else { open.join(", ") };
+            info!(left = open.len(), seconds = begun.elapsed().as_secs(), "waiting for {what}");
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -140,7 +151,7 @@ async fn one(
 ) -> anyhow::Result<Option<String>> {
     let endpoint = match endpoint.0 {
         Ok(endpoint) => endpoint,
-        Err(bad) => return Ok(Some(format!("{} ({})", bad.name(), bad.error))),
+        Err(bad) => return unread(client, &bad, nodes).await,
     };
     let spec = &endpoint.spec;
     let node = nodes.get(&spec.node_name);
@@ -159,6 +170,30 @@ async fn one(
         });
         (write, Some(asked.clone()))
     };
+    carry_out(client, write, left, asked).await
+}
+
+/// One endpoint that does not decode: its agent understands that it is to be Absent.
+async fn unread(
+    client: &Client,
+    bad: &Undecodable,
+    nodes: &BTreeMap<String, Option<String>>,
+) -> anyhow::Result<Option<String>> {
+    let (node, made_for) = (bad.text("nodeName"), bad.spec["nodeUid"].as_str());
+    let there = nodes.get(node).is_some_and(|uid| made_for.is_none() || made_for == uid.as_deref());
+    let asked = format!("{} (node {node}; it cannot be read: {})", bad.name(), bad.error);
+    let write = pass::take_away_unread(bad, there);
+    let lets_go = write.as_ref().is_some_and(|w| matches!(w.op, Op::LetGo { .. }));
+    carry_out(client, write, (!lets_go).then(|| asked.clone()), asked).await
+}
+
+/// Writes, if there is something to be written. `left` is what is left of the endpoint then.
+async fn carry_out(
+    client: &Client,
+    write: Option<Write>,
+    left: Option<String>,
+    asked: String,
+) -> anyhow::Result<Option<String>> {
     let Some(write) = write else {
         // Others hold it, or it is asked for.
         return Ok(left.or(Some(asked)));

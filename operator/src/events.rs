@@ -12,6 +12,8 @@ use kube::{Client, Resource};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
+use crate::decode::Undecodable;
+
 /// Events that may wait to be written; more are dropped.
 const WAITING: usize = 1024;
 /// The API takes notes of up to 1024 bytes.
@@ -69,6 +71,8 @@ pub fn of_conditions(old: &[Condition], new: &[Condition]) -> Vec<Note> {
 pub struct States {
     known: BTreeMap<String, String>,
     begun: bool,
+    /// What was told of endpoints that do not decode.
+    unread: BTreeMap<String, String>,
 }
 
 impl States {
@@ -87,6 +91,25 @@ impl States {
         }
         self.known = known;
         self.begun = true;
+        told
+    }
+
+    /// Endpoints that do not decode: each is told once for each error. They have no condition of ours: the status of
+    /// an endpoint is its agent's.
+    pub fn unread(&mut self, endpoints: &[Undecodable]) -> Vec<(ObjectReference, Note)> {
+        let mut told = Vec::new();
+        let mut unread = BTreeMap::new();
+        for bad in endpoints {
+            let uid = bad.metadata.uid.clone().unwrap_or_default();
+            if self.unread.get(&uid) != Some(&bad.error) {
+                let node = bad.text("nodeName");
+                let text = format!("node {node}: the endpoint cannot be read: {}", bad.error);
+                let note = Note { warning: true, reason: Reason::Invalid.as_str().to_owned(), text };
+                told.push((reference("DmvpnEndpoint", bad.name(), bad.metadata.uid.clone()), note));
+            }
+            unread.insert(uid, bad.error.clone());
+        }
+        self.unread = unread;
         told
     }
 }

@@ -21,6 +21,8 @@ pub const DURATION: Duration = Duration::from_secs(15);
 pub const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 /// How often it is renewed, or looked at.
 pub const RETRY: Duration = Duration::from_secs(2);
+/// A holder that lost the Lease to force looks at it within [`RETRY`], and what it was writing just then is written.
+pub const HANDS_OFF: Duration = Duration::from_secs(RETRY.as_secs() + 1);
 /// How long one request may take.
 const REQUEST: Duration = Duration::from_secs(4);
 

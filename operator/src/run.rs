@@ -158,7 +158,9 @@ impl Passes {
         if !self.leadership.may_write() {
             return waits;
         }
-        for (object, note) in told {
+        // Only the leader remembers: what was bad before it led is told by it too.
+        let unread = self.states.unread(&snapshot.bad_endpoints);
+        for (object, note) in told.into_iter().chain(unread) {
             self.teller.tell(object, note);
         }
         let writes = pass::plan(&snapshot, &Time(Timestamp::now()));

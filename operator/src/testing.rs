@@ -195,8 +195,15 @@ impl Cluster {
                 }
                 self.snapshot.endpoints.push(*new);
             }
+            Op::AskAbsent => {
+                for bad in self.snapshot.bad_endpoints.iter_mut().filter(|e| e.name() == write.name) {
+                    bad.spec["desired"] = json!("Absent");
+                    bad.metadata.generation = bad.metadata.generation.map(|g| g + 1);
+                }
+            }
             Op::LetGo { finalizers, .. } => {
                 assert_eq!(finalizers, Vec::<String>::new());
+                self.snapshot.bad_endpoints.retain(|e| e.name() != write.name);
                 self.snapshot.endpoints.retain(|e| e.name_any() != write.name);
             }
             Op::Status(status) => self.status(write.kind, &write.name, status),
@@ -247,6 +254,7 @@ fn label(op: &Op) -> &'static str {
     match op {
         Op::CreateAddress(_) => "create",
         Op::ApplyEndpoint(_) => "apply",
+        Op::AskAbsent => "ask",
         Op::LetGo { .. } => "letgo",
         Op::DeleteAddress { .. } => "delete",
         Op::Status(_) => "status",

@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crds::endpoint::Desired;
 use crds::{DmvpnAddress, DmvpnEndpoint, OPERATOR_MANAGER};
 use futures::StreamExt;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
@@ -153,6 +154,7 @@ fn label(op: &Op) -> &'static str {
     match op {
         Op::CreateAddress(_) => "create",
         Op::ApplyEndpoint(_) => "apply",
+        Op::AskAbsent => "ask absent",
         Op::LetGo { .. } => "let go",
         Op::DeleteAddress { .. } => "delete",
         Op::Status(_) => "status",
@@ -183,6 +185,7 @@ async fn carry_out(client: &Client, leadership: &Leadership, write: &Write) -> R
 pub async fn execute(client: &Client, write: &Write) -> Result<(), kube::Error> {
     let endpoints = || Api::<DmvpnEndpoint>::all(client.clone());
     let params = PatchParams::apply(OPERATOR_MANAGER).force();
+    let merging = PatchParams { field_manager: Some(OPERATOR_MANAGER.to_owned()), ..PatchParams::default() };
     match &write.op {
         Op::CreateAddress(address) => {
             let params =
@@ -192,12 +195,15 @@ pub async fn execute(client: &Client, write: &Write) -> Result<(), kube::Error> 
         Op::ApplyEndpoint(endpoint) => {
             endpoints().patch_metadata(&write.name, &params, &Patch::Apply(applied(endpoint))).await.map(drop)
         }
+        Op::AskAbsent => {
+            let guard = json!({"uid": write.uid, "resourceVersion": write.base});
+            let patch = Patch::Merge(json!({"metadata": guard, "spec": {"desired": Desired::Absent}}));
+            endpoints().patch_metadata(&write.name, &merging, &patch).await.map(drop)
+        }
         Op::LetGo { uid, finalizers, delete } => {
-            let params =
-                PatchParams { field_manager: Some(OPERATOR_MANAGER.to_owned()), ..PatchParams::default() };
             let guard = json!({"uid": uid, "resourceVersion": write.base, "finalizers": finalizers});
             let patch = Patch::Merge(json!({"metadata": guard}));
-            endpoints().patch_metadata(&write.name, &params, &patch).await?;
+            endpoints().patch_metadata(&write.name, &merging, &patch).await?;
             if *delete {
                 endpoints().delete(&write.name, &same(uid)).await?;
             }

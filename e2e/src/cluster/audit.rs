@@ -11,6 +11,8 @@ use serde_json::Value;
 pub struct Write {
     /// Who asked, e.g. `system:serviceaccount:dmvpn-system:dmvpn-operator`.
     pub user: String,
+    /// The pod whose token it was; empty if it was no pod's.
+    pub pod: String,
     /// `create`, `update`, `patch`, `delete`, …
     pub verb: String,
     /// Plural name of the kind, with the subresource after a slash.
@@ -42,6 +44,7 @@ fn parse(line: &str) -> Result<Write> {
     }
     Ok(Write {
         user: text("/user/username"),
+        pod: text("/user/extra/authentication.kubernetes.io~1pod-name/0"),
         verb: text("/verb"),
         resource,
         name: text("/objectRef/name"),

@@ -62,6 +62,7 @@ impl Holder {
                 netns: Some(format!("cp-{name}")),
                 address: server_address(number),
                 scheduler: true,
+                kubelets: true,
             };
             slots.push(Slot::boot(plan, cpus));
         }

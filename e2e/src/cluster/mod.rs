@@ -7,12 +7,12 @@ mod door;
 mod helper;
 pub(crate) mod holder;
 pub mod pki;
+pub mod product;
 
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -21,9 +21,10 @@ pub use audit::Write;
 pub use control_plane::{ControlPlane, Plan};
 pub use door::Reply;
 pub use holder::Holder;
+pub use product::Program;
 
 use crate::lab::{Host, Lab};
-use crate::{paths, wait};
+use crate::paths;
 use helper::{Request, What};
 
 /// One cluster. Clones are the same cluster.
@@ -270,12 +271,7 @@ impl Cluster {
         let dir = paths::repository().join("charts/dmvpn/files/crds");
         let dir = dir.to_string_lossy();
         self.kubectl(&["apply", "--server-side", "-f", &dir])?;
-        self.kubectl(&["wait", "--for=condition=Established", "--timeout=30s", "-f", &dir])?;
-        // Established is said a moment before the paths answer.
-        wait::until(Duration::from_secs(20), "the kinds to be served", || {
-            self.kubectl(&["get", "dmvpnnetworks,dmvpnspokes,dmvpnendpoints,dmvpnaddresses"])
-        })
-        .map(drop)
+        self.kinds_are_served()
     }
 
     /// Every write that the API server has answered so far, whoever made it.

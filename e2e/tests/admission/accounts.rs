@@ -7,16 +7,16 @@ use e2e::cluster::Reply;
 use e2e::{Cluster, wait};
 use serde_json::{Value, json};
 
-use crate::who::{Who, kubectl_as, pods};
+use crate::who::{Who, kubectl_as};
 use crate::{NAMESPACE, SOON, rights};
 
 /// The controllers have made the pods, and nothing held them back: no quota of the priority classes, no standard.
 pub(crate) fn pods_are_admitted(cluster: &Cluster) -> Result<()> {
     wait::until(SOON, "an agent bound to each node and an operator bound to one", || {
-        let mut agents: Vec<String> = pods(cluster, "agent")?.into_iter().map(|pod| pod.1).collect();
+        let mut agents: Vec<String> = cluster.pods_of("agent")?.into_iter().map(|pod| pod.1).collect();
         agents.sort();
         ensure!(agents == ["east-1", "west-1"], "agents: {agents:?}");
-        let operators = pods(cluster, "operator")?;
+        let operators = cluster.pods_of("operator")?;
         ensure!(operators.len() == 1 && !operators[0].1.is_empty(), "operators: {operators:?}");
         Ok(())
     })

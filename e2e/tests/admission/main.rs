@@ -1,11 +1,10 @@
 //! Ring 2: the chart on a real API server. What an agent may write with the token of its pod and what not, what both
 //! accounts may do at all, that the programs need no more than that, and what install, upgrade and uninstall leave behind.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
-use e2e::Cluster;
-use e2e::ring2::{Needs, ring2_with};
+use e2e::cluster::product::NAMESPACE;
+use e2e::ring2::{Needs, carry_out, ring2_with};
 
 mod accounts;
 mod policy;
@@ -15,16 +14,15 @@ mod release;
 mod rights;
 mod who;
 
-const NAMESPACE: &str = "dmvpn-system";
 const SOON: Duration = Duration::from_secs(30);
 
 #[test]
 fn the_chart_on_a_real_server() {
     ring2_with(Needs { scheduler: true, deadline: Duration::from_secs(240) }, |cluster| {
         for node in ["east-1", "west-1"] {
-            who::make_node(cluster, node)?;
+            cluster.register_node(node, &[])?;
         }
-        run(
+        carry_out(
             cluster,
             &[
                 ("install", release::install),
@@ -41,16 +39,4 @@ fn the_chart_on_a_real_server() {
             ],
         )
     });
-}
-
-/// Its name, for messages, and what it does.
-type Check = (&'static str, fn(&Cluster) -> Result<()>);
-
-fn run(cluster: &Cluster, checks: &[Check]) -> Result<()> {
-    for (name, check) in checks {
-        let start = Instant::now();
-        check(cluster).with_context(|| (*name).to_owned())?;
-        println!("{name}: {:.1} s", start.elapsed().as_secs_f64());
-    }
-    Ok(())
 }

@@ -1,18 +1,18 @@
 //! Operator and agent as processes, told what the chart tells them and with the rights that it gives them: they do their
 //! work, and nothing that they ask for is refused.
 
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
+use e2e::cluster::Program;
+use e2e::cluster::product::{NAMESPACE, healthy};
 use e2e::lab::Process;
 use e2e::ring2::{Needs, ring2_with};
 use e2e::{Cluster, paths, wait};
 use serde_json::{Value, json};
 
-use crate::who::{make_node, pod_token, pods};
-use crate::{NAMESPACE, SOON, release};
+use crate::SOON;
+use crate::who::pod_token;
 
 const NODE: &str = "east-hub";
 /// Where the operator's pod would be reached: loopback addresses may not be in EndpointSlices.
@@ -21,11 +21,12 @@ const POD_IP: &str = "10.99.0.1";
 #[test]
 fn programs_need_no_more_than_the_chart_gives_them() {
     ring2_with(Needs { scheduler: true, deadline: Duration::from_secs(240) }, |cluster| {
-        make_node(cluster, NODE)?;
+        cluster.register_node(NODE, &[])?;
         cluster.kubectl(&["label", "node", NODE, "dmvpn.io/hub=hub1", "dmvpn.io/edge=true"])?;
-        release::helm_install(cluster)?;
+        cluster.install_chart(&[])?;
         let deployment = cluster.kubectl_json(&["get", "deployment", "dmvpn-operator", "-n", NAMESPACE])?;
-        let mut operator = Program::new(cluster, "dmvpn-operator", "operator", &deployment)?.start(&[])?;
+        let token = cluster.token("dmvpn-operator", NAMESPACE, "", None)?;
+        let mut operator = Program::of(cluster, "operator", &deployment, &token)?.start()?;
         the_operator_fills_what_came_empty(cluster)?;
         let mut agent = agent(cluster)?;
         a_network_with_a_password_reaches_the_agent(cluster, &agent)?;
@@ -45,74 +46,25 @@ fn programs_need_no_more_than_the_chart_gives_them() {
     });
 }
 
-/// A program of ours as a container of the chart.
-struct Program {
-    name: &'static str,
-    label: &'static str,
-    args: Vec<String>,
-    kubeconfig: PathBuf,
-    log: PathBuf,
-}
-
-impl Program {
-    /// `workload` is a Deployment, DaemonSet or Job.
-    fn new(cluster: &Cluster, name: &'static str, label: &'static str, workload: &Value) -> Result<Self> {
-        let pod = &workload["spec"]["template"]["spec"];
-        let container = &pod["containers"][0];
-        ensure!(container["command"] == json!([name]), "{container}");
-        let args = container["args"].as_array().context("args")?;
-        let account = pod["serviceAccountName"].as_str().context("account")?;
-        let token = match name {
-            "dmvpn-agent" => pod_token(cluster, NODE, "")?,
-            _ => cluster.token(account, NAMESPACE, "", None)?,
-        };
-        Ok(Self {
-            name,
-            label,
-            args: args.iter().filter_map(|arg| arg.as_str().map(String::from)).collect(),
-            kubeconfig: cluster.kubeconfig_with_token(&format!("program-{label}"), &token)?,
-            log: cluster.dir().join(format!("{label}.log")),
-        })
-    }
-
-    /// Another value for a flag of the container's.
-    fn change(mut self, flag: &str, value: &str) -> Result<Self> {
-        let prefix = format!("{flag}=");
-        let arg = self.args.iter_mut().find(|arg| arg.starts_with(&prefix));
-        *arg.with_context(|| format!("the chart gives no {flag}"))? = format!("{prefix}{value}");
-        Ok(self)
-    }
-
-    fn start(&self, more: &[&str]) -> Result<Process> {
-        let mut command = Command::new(paths::program(self.name)?);
-        command.args(&self.args).args(more);
-        command
-            .env("KUBECONFIG", &self.kubeconfig)
-            .env("POD_NAMESPACE", NAMESPACE)
-            .env("POD_NAME", self.label);
-        command.env("NODE_NAME", NODE).env("RUST_LOG", "info");
-        Process::spawn(self.label, command, &self.log)
-    }
-}
-
 fn agent(cluster: &Cluster) -> Result<Process> {
     let set = cluster.kubectl_json(&["get", "daemonset", "dmvpn-agent", "-n", NAMESPACE])?;
     wait::until(SOON, "the agent's pod", || {
-        wait::ensure(pods(cluster, "agent")?.iter().any(|pod| pod.1 == NODE), || "none on the node".into())
+        wait::ensure(cluster.pods_of("agent")?.iter().any(|pod| pod.1 == NODE), || "none on the node".into())
     })?;
     // What the kubelet would say of it.
-    let (pod, _) = pods(cluster, "agent")?.remove(0);
+    let (pod, _) = cluster.pods_of("agent")?.remove(0);
     let ready = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
     let words = ["patch", "pod", &pod, "-n", NAMESPACE, "--subresource=status", "--type=merge", "-p"];
     cluster.kubectl(&[&words[..], &[&ready.to_string()]].concat())?;
     let token = cluster.dir().join("operator-token");
     std::fs::write(&token, pod_token(cluster, NODE, "dmvpn.io")?)?;
     let run = cluster.dir().display().to_string();
-    Program::new(cluster, "dmvpn-agent", "agent", &set)?
+    Program::of(cluster, "agent", &set, &pod_token(cluster, NODE, "")?)?
+        .env("NODE_NAME", NODE)
         .change("--token-file", &token.display().to_string())?
         .change("--socket", &socket(cluster))?
         .change("--state-dir", &run)?
-        .start(&[])
+        .start()
 }
 
 fn socket(_: &Cluster) -> String {
@@ -187,7 +139,7 @@ fn an_address_comes_and_goes_with_its_node(cluster: &Cluster) -> Result<()> {
             wait::ensure(names.lines().count() == want, || names.clone())
         })
     };
-    make_node(cluster, "east-1")?;
+    cluster.register_node("east-1", &[])?;
     seen("dmvpnaddresses", 0)?;
     cluster.kubectl(&["label", "node", "east-1", "dmvpn.io/edge=true"])?;
     seen("dmvpnaddresses", 1)?;
@@ -209,26 +161,16 @@ fn the_probe_answers(cluster: &Cluster) -> Result<()> {
         cluster.succeed(&program, &["ready", "--socket", &socket], "").map(drop)
     })?;
     for path in ["/healthz", "/readyz"] {
-        wait::until(SOON, path, || get(8081, path))?;
+        wait::until(SOON, path, || healthy(8081, path))?;
     }
     Ok(())
-}
-
-/// GET of the operator's health.
-fn get(port: u16, path: &str) -> Result<()> {
-    use std::io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    if answer.split(' ').nth(1) == Some("200") { Ok(()) } else { bail!("{answer}") }
 }
 
 /// The hook's container, as helm would start it.
 fn drained(cluster: &Cluster) -> Result<()> {
     let hooks: Value = serde_saphyr::from_str(&cluster.helm(&["get", "hooks", "dmvpn", "-n", NAMESPACE])?)?;
-    let mut drain = Program::new(cluster, "dmvpn-operator", "drain", &hooks)?.start(&[])?;
+    let token = cluster.token("dmvpn-operator", NAMESPACE, "", None)?;
+    let mut drain = Program::of(cluster, "drain", &hooks, &token)?.start()?;
     let status = drain.wait(Duration::from_secs(60))?;
     ensure!(status.success(), "drain ends with {status}: {}", drain.log());
     let left = cluster.kubectl(&["get", "dmvpnendpoints", "-o", "name"])?;

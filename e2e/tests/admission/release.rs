@@ -8,25 +8,15 @@ use anyhow::{Result, ensure};
 use e2e::{Cluster, paths, wait};
 use serde_json::json;
 
-use crate::who::{Who, endpoint, kubectl_as, pods, status_as};
+use crate::who::{Who, endpoint, kubectl_as, status_as};
 use crate::{NAMESPACE, SOON};
 
 pub(crate) fn chart() -> String {
     paths::repository().join("charts/dmvpn").display().to_string()
 }
 
-/// The release, with its kinds in force.
-pub(crate) fn helm_install(cluster: &Cluster) -> Result<()> {
-    cluster.helm(&["install", "dmvpn", &chart(), "-n", NAMESPACE, "--create-namespace"])?;
-    let definitions = ["dmvpnnetworks", "dmvpnspokes", "dmvpnendpoints", "dmvpnaddresses"];
-    let definitions: Vec<String> = definitions.iter().map(|kind| format!("crd/{kind}.dmvpn.io")).collect();
-    let definitions: Vec<&str> = definitions.iter().map(String::as_str).collect();
-    let words = ["wait", "--for=condition=Established", "--timeout=30s"];
-    cluster.kubectl(&[&words[..], &definitions].concat()).map(drop)
-}
-
 pub(crate) fn install(cluster: &Cluster) -> Result<()> {
-    helm_install(cluster)?;
+    cluster.install_chart(&[])?;
     for node in ["east-1", "west-1"] {
         wait::until(SOON, "the kinds to be served", || cluster.apply(&endpoint(node).to_string()))?;
     }
@@ -131,7 +121,7 @@ pub(crate) fn a_drain_that_does_not_end_keeps_everything(cluster: &Cluster) -> R
     let job = cluster.kubectl_json(&["get", "job", "dmvpn-drain", "-n", NAMESPACE])?;
     ensure!(job["spec"]["template"]["spec"]["serviceAccountName"] == "dmvpn-operator", "{job}");
     wait::until(SOON, "the Job's pod", || {
-        let pods = pods(cluster, "drain")?;
+        let pods = cluster.pods_of("drain")?;
         wait::ensure(pods.len() == 1, || format!("{pods:?}"))
     })?;
     let mut after = release_objects(cluster)?;

@@ -42,32 +42,16 @@ impl Who {
 
 /// The token that the kubelet of `node` would give to the agent there.
 pub(crate) fn pod_token(cluster: &Cluster, node: &str, audience: &str) -> Result<String> {
-    let pods = pods(cluster, "agent")?;
+    let pods = cluster.pods_of("agent")?;
     let (pod, _) =
         pods.iter().find(|pod| pod.1 == node).with_context(|| format!("no agent on {node}: {pods:?}"))?;
-    let uid = cluster.kubectl(&["get", "pod", pod, "-n", NAMESPACE, "-o", "jsonpath={.metadata.uid}"])?;
-    let words = ["create", "token", "dmvpn-agent", "-n", NAMESPACE, "--bound-object-kind=Pod"];
-    let mut bound = vec![format!("--bound-object-name={pod}"), format!("--bound-object-uid={uid}")];
-    if !audience.is_empty() {
-        bound.push(format!("--audience={audience}"));
-    }
-    let bound: Vec<&str> = bound.iter().map(String::as_str).collect();
-    Ok(cluster.kubectl(&[&words[..], &bound].concat())?.trim().to_owned())
+    cluster.pod_token("dmvpn-agent", pod, audience)
 }
 
 /// kubectl as somebody; how it ended.
 pub(crate) fn kubectl_as(cluster: &Cluster, who: &Who, words: &[&str], input: &str) -> Result<Reply> {
     let own: Vec<&str> = who.0.iter().map(String::as_str).collect();
     cluster.output("kubectl", &[&own[..], words].concat(), input)
-}
-
-/// Names of a component's pods, and their nodes.
-pub(crate) fn pods(cluster: &Cluster, component: &str) -> Result<Vec<(String, String)>> {
-    let label = format!("app.kubernetes.io/name=dmvpn,app.kubernetes.io/component={component}");
-    let list = cluster.kubectl_json(&["get", "pods", "-n", NAMESPACE, "-l", &label])?;
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let items = list["items"].as_array().context("items")?;
-    Ok(items.iter().map(|pod| (text(&pod["metadata"]["name"]), text(&pod["spec"]["nodeName"]))).collect())
 }
 
 /// Applies a status to the endpoint of a node, as agents do.
@@ -93,24 +77,4 @@ pub(crate) fn endpoint(node: &str) -> Value {
         endpoint.remove("status");
     }
     endpoint
-}
-
-/// A node as a kubelet would register it: there is none here, but pods can be bound to it.
-pub(crate) fn make_node(cluster: &Cluster, name: &str) -> Result<()> {
-    let labels = json!({"kubernetes.io/os": "linux", "kubernetes.io/hostname": name});
-    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}});
-    cluster.apply(&node.to_string())?;
-    let room = json!({"cpu": "4", "memory": "8Gi", "pods": "110"});
-    let ready = json!([{"type": "Ready", "status": "True", "reason": "Here", "message": ""}]);
-    let status = json!({"status": {"capacity": room, "allocatable": room, "conditions": ready}});
-    cluster.kubectl(&[
-        "patch",
-        "node",
-        name,
-        "--subresource=status",
-        "--type=merge",
-        "-p",
-        &status.to_string(),
-    ])?;
-    Ok(())
 }

@@ -32,12 +32,17 @@ pub(super) fn plan(facts: &Facts<'_>) -> Vec<Write> {
         .iter()
         .map(|a| (a.network.as_str(), a.address, a.owner.as_str()))
         .collect();
-    let in_use: BTreeSet<(&str, IpAddr)> = facts
+    let mut in_use: BTreeSet<(&str, IpAddr)> = facts
         .snapshot
         .endpoints
         .iter()
         .flat_map(|e| e.spec.addresses.iter().map(|a| (e.spec.network.as_str(), a.address)))
         .collect();
+    for bad in &facts.snapshot.bad_endpoints {
+        let addresses = bad.spec["addresses"].as_array().into_iter().flatten();
+        let addresses = addresses.filter_map(|a| a["address"].as_str()?.parse().ok());
+        in_use.extend(addresses.map(|address| (bad.text("network"), address)));
+    }
     for object in facts.snapshot.addresses.iter().filter(|a| stays(*a)) {
         let spec = &object.spec;
         let spoke = spec.owner.split('/').next().unwrap_or_default();

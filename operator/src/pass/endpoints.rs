@@ -9,10 +9,12 @@ use crds::{
     STATE_UNKNOWN, conditions,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::ObjectMeta;
 use serde_json::json;
 
 use super::hold::Endpoints;
 use super::{Facts, Op, Write, addresses, name, stays};
+use crate::decode::Undecodable;
 
 pub(super) fn plan(facts: &Facts<'_>, wanted: &Endpoints, now: &Time) -> Vec<Write> {
     let mut writes = Vec::new();
@@ -46,7 +48,34 @@ pub(super) fn plan(facts: &Facts<'_>, wanted: &Endpoints, now: &Time) -> Vec<Wri
             writes.push(status);
         }
     }
+    for bad in facts.snapshot.bad_endpoints.iter().filter(|b| !wanted.contains_key(b.name())) {
+        if !may_be_kept(facts, bad) {
+            let there = facts.node_has(bad.text("nodeName"), bad.spec["nodeUid"].as_str());
+            writes.extend(take_away_unread(bad, there));
+        }
+    }
     writes
+}
+
+/// Whether a refused object may still want an endpoint that does not decode.
+fn may_be_kept(facts: &Facts<'_>, bad: &Undecodable) -> bool {
+    let label = bad.metadata.labels.as_ref().and_then(|l| l.get(NETWORK_LABEL));
+    let owners = bad.spec["addresses"].as_array().into_iter().flatten();
+    facts.network_refused(bad.text("network"))
+        || label.is_some_and(|network| facts.network_refused(network))
+        || owners.filter_map(|a| a["owner"].as_str()).any(|owner| facts.spoke_refused(owner))
+}
+
+/// An endpoint that does not decode and is not wanted: the agent understands that wish of it all the same. `None`:
+/// nothing is left to be done, but to wait. `there`: its node is the one that it was made for.
+pub(crate) fn take_away_unread(bad: &Undecodable, there: bool) -> Option<Write> {
+    let absent = bad.text("desired") == "Absent";
+    let answered = bad.status["state"] == STATE_ABSENT
+        && bad.status["observedGeneration"].as_i64() == bad.metadata.generation;
+    if !there || (absent && answered) {
+        return let_go_of(&bad.metadata);
+    }
+    (!absent).then(|| write_of(&bad.metadata, Op::AskAbsent))
 }
 
 /// Version of an endpoint that is there and does not decode: it is written over.
@@ -58,9 +87,8 @@ fn undecodable_version(facts: &Facts<'_>, name: &str) -> Option<String> {
 /// Whether something of ours is not as it should be. What others added is left alone.
 fn differs(old: &DmvpnEndpoint, new: &DmvpnEndpoint) -> bool {
     let (was, is) = (&old.metadata, &new.metadata);
-    let label = |m: &kube::api::ObjectMeta| m.labels.as_ref().and_then(|l| l.get(NETWORK_LABEL).cloned());
-    let revision =
-        |m: &kube::api::ObjectMeta| m.annotations.as_ref().and_then(|a| a.get(REVISION_ANNOTATION).cloned());
+    let label = |m: &ObjectMeta| m.labels.as_ref().and_then(|l| l.get(NETWORK_LABEL).cloned());
+    let revision = |m: &ObjectMeta| m.annotations.as_ref().and_then(|a| a.get(REVISION_ANNOTATION).cloned());
     let owner = is.owner_references.iter().flatten().next();
     let owned = owner.is_none_or(|o| was.owner_references.iter().flatten().any(|w| w == o));
     old.spec != new.spec
@@ -112,14 +140,19 @@ pub(crate) fn is_absent(endpoint: &DmvpnEndpoint) -> bool {
 
 /// Removes our finalizer and deletes the object.
 pub(crate) fn let_go(old: &DmvpnEndpoint) -> Option<Write> {
-    let others =
-        old.metadata.finalizers.iter().flatten().filter(|f| *f != ENDPOINT_FINALIZER).cloned().collect();
-    if !stays(old) && !has_finalizer(old) {
+    let_go_of(&old.metadata)
+}
+
+fn let_go_of(old: &ObjectMeta) -> Option<Write> {
+    let all = || old.finalizers.iter().flatten();
+    let others = all().filter(|f| *f != ENDPOINT_FINALIZER).cloned().collect();
+    let delete = old.deletion_timestamp.is_none();
+    if !delete && !all().any(|f| f == ENDPOINT_FINALIZER) {
         // Others hold it.
         return None;
     }
-    let uid = old.metadata.uid.clone()?;
-    Some(write(old, Op::LetGo { uid, finalizers: others, delete: stays(old) }))
+    let uid = old.uid.clone()?;
+    Some(write_of(old, Op::LetGo { uid, finalizers: others, delete }))
 }
 
 /// Says that nobody knows, where an agent does not report.
@@ -155,11 +188,15 @@ fn unknown(facts: &Facts<'_>, old: &DmvpnEndpoint, now: &Time) -> Option<Write> 
 }
 
 fn write(old: &DmvpnEndpoint, op: Op) -> Write {
+    write_of(&old.metadata, op)
+}
+
+fn write_of(old: &ObjectMeta, op: Op) -> Write {
     Write {
         kind: "DmvpnEndpoint",
-        name: name(old).to_owned(),
-        uid: old.metadata.uid.clone(),
-        base: old.metadata.resource_version.clone(),
+        name: old.name.clone().unwrap_or_default(),
+        uid: old.uid.clone(),
+        base: old.resource_version.clone(),
         op,
         notes: Vec::new(),
     }

@@ -28,7 +28,7 @@ use crate::decode::Undecodable;
 use crate::events::Note;
 use crate::status;
 
-pub(crate) use endpoints::{absent, is_absent, let_go};
+pub(crate) use endpoints::{absent, is_absent, let_go, take_away_unread};
 pub(crate) use hold::Endpoints;
 
 /// What was in the stores at one moment.
@@ -84,6 +84,8 @@ pub enum Op {
     CreateAddress(Box<DmvpnAddress>),
     /// Server-side apply of metadata and spec of an endpoint.
     ApplyEndpoint(Box<DmvpnEndpoint>),
+    /// An endpoint that does not decode is to be Absent; the rest of it stays as it is.
+    AskAbsent,
     /// Our finalizer goes, then the endpoint.
     LetGo {
         /// UID, so that no other object of that name is meant.
@@ -107,7 +109,7 @@ impl Op {
     pub fn stage(&self) -> u8 {
         match self {
             Self::CreateAddress(_) => 0,
-            Self::ApplyEndpoint(_) => 1,
+            Self::ApplyEndpoint(_) | Self::AskAbsent => 1,
             Self::LetGo { .. } => 2,
             Self::DeleteAddress { .. } => 3,
             Self::Status(_) => 4,
@@ -195,12 +197,12 @@ impl<'a> Facts<'a> {
 
     /// Whether the node of an endpoint is still the one that it was made for.
     pub(crate) fn node_is_there(&self, endpoint: &DmvpnEndpoint) -> bool {
-        let uid = self.nodes.get(endpoint.spec.node_name.as_str());
-        match (&endpoint.spec.node_uid, uid) {
-            (_, None) => false,
-            (Some(made_for), Some(uid)) => made_for == uid,
-            (None, Some(_)) => true,
-        }
+        self.node_has(&endpoint.spec.node_name, endpoint.spec.node_uid.as_deref())
+    }
+
+    /// Whether a node is there, and is the one of that UID.
+    pub(crate) fn node_has(&self, node: &str, made_for: Option<&str>) -> bool {
+        self.nodes.get(node).is_some_and(|uid| made_for.is_none_or(|made_for| made_for == *uid))
     }
 
     pub(crate) fn network_refused(&self, network: &str) -> bool {

@@ -259,6 +259,48 @@ fn objects_that_do_not_decode_are_told_so_and_stop_nobody() {
 }
 
 #[test]
+fn an_endpoint_that_does_not_decode_is_written_over_while_wanted_and_taken_away_after() {
+    let mut cluster = pooled();
+    let mut novel = json!(cluster.endpoint("net-a"));
+    novel["spec"]["role"] = "Novel".into();
+    cluster.snapshot.endpoints.retain(|e| e.name_any() != "net-a");
+    cluster.snapshot.bad_endpoints.push(undecodable::<crds::DmvpnEndpoint>(novel.clone()));
+    let ops = |cluster: &Cluster| -> Vec<String> {
+        let endpoints = cluster.plan().into_iter().filter(|w| w.kind == "DmvpnEndpoint");
+        endpoints.map(|w| format!("{} {:?}", w.name, w.op).chars().take(20).collect()).collect()
+    };
+    assert_eq!(ops(&cluster), ["net-a ApplyEndpoint("]);
+
+    // what may still want it is refused: it stays as it is, and so does its address
+    let spoke = cluster.snapshot.spokes.remove(0);
+    let mut value = json!(spoke);
+    value["spec"]["podCIDRPolicy"] = "Orbit".into();
+    cluster.snapshot.bad_spokes.push(undecodable::<crds::DmvpnSpoke>(value));
+    assert_eq!(ops(&cluster), Vec::<String>::new());
+    // nobody wants it: asked for once, let go when the agent has answered, and the address after it
+    cluster.snapshot.bad_spokes.clear();
+    assert_eq!(
+        cluster.settle().iter().filter(|d| d.contains("net-a")).collect::<Vec<_>>(),
+        ["ask DmvpnEndpoint/net-a"]
+    );
+    assert_eq!((cluster.plan(), cluster.snapshot.addresses.len()), (vec![], 1));
+    let unread = &mut cluster.snapshot.bad_endpoints[0];
+    unread.status = json!({"state": "Absent", "observedGeneration": 1});
+    assert_eq!(ops(&cluster), Vec::<String>::new(), "an answer to an older version");
+    cluster.snapshot.bad_endpoints[0].status["observedGeneration"] = 2.into();
+    cluster.settle();
+    assert_eq!((cluster.snapshot.bad_endpoints.len(), cluster.snapshot.addresses.len()), (0, 0));
+
+    // its node is another one, or gone
+    for (field, value) in [("nodeUid", "other"), ("nodeName", "nowhere")] {
+        novel["spec"][field] = value.into();
+        cluster.snapshot.bad_endpoints.push(undecodable::<crds::DmvpnEndpoint>(novel.clone()));
+        cluster.settle();
+        assert_eq!(cluster.snapshot.bad_endpoints.len(), 0);
+    }
+}
+
+#[test]
 fn an_address_of_another_owner_is_waited_for() {
     let mut cluster = pooled();
     let taken = cluster.snapshot.addresses[0].spec.address;
