@@ -124,6 +124,11 @@ fn every_field_is_bounded_and_described() {
 fn a_new_object_is_in_progress_for_kstatus() {
     for kind in schema::KINDS {
         let status = &schema::open_api(kind).unwrap()["properties"]["status"];
+        if kind == "DmvpnAddress" {
+            // An allocation is what it is from the moment that it is there.
+            assert!(status.is_null(), "{status}");
+            continue;
+        }
         assert_eq!(status["default"], json!({"observedGeneration": -1}), "{kind}");
         assert_eq!(status["properties"]["observedGeneration"]["minimum"], -1, "{kind}");
     }
