@@ -63,11 +63,10 @@ pub(super) fn tell(
     story.chapter("helm install: operator and agents as pods, with stated privileges", |c| {
         install::tell(c, handed_on(stage.as_ref())?)
     });
-    let mut boxes = boxes;
     story.chapter(
         "kubectl apply: the same network in clusters and on boxes; get reads like show dmvpn",
         |c| {
-            let (overlay, router) = boxes.as_deref_mut().context("no boxes")?;
+            let (overlay, router) = boxes.context("no boxes")?;
             apply::tell(c, handed_on(scene)?, handed_on(stage.as_ref())?, overlay, router)
         },
     );
