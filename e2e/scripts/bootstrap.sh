@@ -144,6 +144,8 @@ fi
 if [ "$goal" = test ]; then
     cargo_tool cargo-nextest 0.9.151 400
     cargo_tool cargo-deny 0.20.2 330
+    # cargo-deny reads the manifests of all crates of the lock file, those of other systems too, and asks nobody.
+    cargo fetch --locked --quiet 9>&- || die "cargo fetch failed"
 fi
 
 # 5. our own programs
