@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::install::{self, NAMESPACE};
 use super::{Stage, apply};
@@ -63,7 +64,7 @@ pub(super) fn tell(chapter: &mut Chapter, scene: &Scene, stage: &Stage) -> Resul
     )?;
     chapter.step(
         &format!("stop the API server of west for {} s, and kill the agent of west-1 meanwhile", AWAY.as_secs()),
-        "0 lost; the agent that comes back works from its last good configuration; Ready after the server's return",
+        "0 lost; the agent that comes back works from its last good configuration; after the server's return an edit is carried out",
         || {
             under_pings(scene, stage, || {
                 west.stop_api_server()?;
@@ -80,9 +81,11 @@ pub(super) fn tell(chapter: &mut Chapter, scene: &Scene, stage: &Stage) -> Resul
                     wait::ensure(stopped.elapsed() >= AWAY, || "not yet".into())
                 })?;
                 west.start_api_server()?;
-                let away = stopped.elapsed();
-                apply::wait_until_up(west, WEST_1)?;
-                Ok(format!("away {:.1} s; agent's process {before} → {after}", away.as_secs_f64()))
+                let away = stopped.elapsed().as_secs_f64();
+                let returned = Instant::now();
+                edit_is_carried_out(west)?;
+                let took = returned.elapsed().as_secs_f64();
+                Ok(format!("away {away:.1} s; agent's process {before} → {after}; edit in force {took:.1} s after the return"))
             })
         },
     )
@@ -115,6 +118,20 @@ fn under_pings(scene: &Scene, stage: &Stage, act: impl FnOnce() -> Result<String
     ensure!(now == index, "link index was {index} and is {now}");
     seen.push(format!("link index {index} before and after"));
     Ok(seen.join("\n"))
+}
+
+/// Edits the DmvpnSpoke of west-1, and waits until operator and agent have done their parts.
+fn edit_is_carried_out(west: &Cluster) -> Result<()> {
+    let generation = |endpoint: &Value| endpoint["metadata"]["generation"].as_i64();
+    let before = generation(&apply::endpoint(west, WEST_1)?);
+    let edit = r#"{"spec":{"nhrp":{"registrationUnique":true}}}"#;
+    west.kubectl(&["patch", "dmvpnspoke", WEST_1, "--type=merge", "-p", edit])?;
+    wait::until_max(SOON * 2, Duration::from_millis(200), "the edit to be in force", || {
+        let endpoint = apply::wait_until_up(west, WEST_1)?;
+        let (now, observed) = (generation(&endpoint), endpoint["status"]["observedGeneration"].as_i64());
+        ensure!(now > before && observed == now, "generation {before:?}, {now:?}, observed {observed:?}");
+        Ok(())
+    })
 }
 
 /// Name of the agent's pod on a node.
