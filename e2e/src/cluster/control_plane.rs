@@ -45,6 +45,8 @@ pub struct Plan {
     pub address: Ipv4Addr,
     /// Whether a scheduler runs.
     pub scheduler: bool,
+    /// Whether kubelets say that nodes live. Without any, a Node made by hand stays as it was made.
+    pub kubelets: bool,
 }
 
 impl Plan {
@@ -57,6 +59,7 @@ impl Plan {
             netns: None,
             address: Ipv4Addr::LOCALHOST,
             scheduler: false,
+            kubelets: false,
         }
     }
 
@@ -340,6 +343,10 @@ fn controller_manager(plan: &Plan) -> Result<Command> {
     command.arg(format!("--requestheader-client-ca-file={}", pki("ca.crt")));
     command.args(["--service-cluster-ip-range=10.96.0.0/16", "--cluster-cidr=10.244.0.0/16"]);
     command.args(["--allocate-node-cidrs=true"]);
+    if !plan.kubelets {
+        // Else a Node whose kubelet says nothing is Unknown after 50 s.
+        command.args(["--node-monitor-grace-period=24h"]);
+    }
     Ok(command)
 }
 
