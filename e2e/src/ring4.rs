@@ -78,7 +78,7 @@ fn run_apart(needs: Needs, rerun: &Rerun, out: &Path) -> Result<()> {
 /// beside them, to its end; returns its status.
 pub(crate) fn run_guest(needs: Needs, job: Job) -> Result<i32> {
     let cpu = env::var(CPU).ok().and_then(|c| c.parse().ok()).with_context(|| format!("{CPU} is not set"))?;
-    let holder = Holder::start(&job.out, needs.clusters, &slots::list(Some(cpu))?)?;
+    let holder = Holder::start(&job.out, needs.clusters, needs.nodes, &slots::list(Some(cpu))?)?;
     let mut job = Job { memory_mib: needs.memory_mib, deadline: needs.deadline, fresh: false, ..job };
     holder.join(&mut job);
     if needs.nodes {

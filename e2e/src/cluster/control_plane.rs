@@ -45,7 +45,7 @@ pub struct Plan {
     pub address: Ipv4Addr,
     /// Whether a scheduler runs.
     pub scheduler: bool,
-    /// Whether nodes have kubelets: one that is not heard of is not Ready then.
+    /// Whether kubelets say that nodes live. Without any, a Node made by hand stays as it was made.
     pub kubelets: bool,
 }
 
@@ -344,8 +344,8 @@ fn controller_manager(plan: &Plan) -> Result<Command> {
     command.args(["--service-cluster-ip-range=10.96.0.0/16", "--cluster-cidr=10.244.0.0/16"]);
     command.args(["--allocate-node-cidrs=true"]);
     if !plan.kubelets {
-        // What a test says of a node holds until it says otherwise.
-        command.arg("--node-monitor-grace-period=24h");
+        // Else a Node whose kubelet says nothing is Unknown after 50 s.
+        command.args(["--node-monitor-grace-period=24h"]);
     }
     Ok(command)
 }

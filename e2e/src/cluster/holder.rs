@@ -40,12 +40,12 @@ pub struct Holder {
 
 impl Holder {
     /// Makes the links, opens the helper and starts to boot one control plane a name: what is asked of one that
-    /// still boots waits. Logs and certificates go to folders of these names in `out`. Once booted, they keep to
-    /// `cpus`, which should be those that the guest does not use.
+    /// still boots waits. Logs and certificates go to folders of these names in `out`. `kubelets` says whether there
+    /// will be any. Once booted, they keep to `cpus`, which should be those that the guest does not use.
     ///
     /// # Errors
     /// When a link cannot be made.
-    pub fn start(out: &Path, names: &[&str], cpus: &str) -> Result<Self> {
+    pub fn start(out: &Path, names: &[&str], kubelets: bool, cpus: &str) -> Result<Self> {
         ensure!(names.len() < 9, "at most eight clusters");
         let engine = Engine::detect()?;
         if engine == Engine::Native {
@@ -62,7 +62,7 @@ impl Holder {
                 netns: Some(format!("cp-{name}")),
                 address: server_address(number),
                 scheduler: true,
-                kubelets: true,
+                kubelets,
             };
             slots.push(Slot::boot(plan, cpus));
         }

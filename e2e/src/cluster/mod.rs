@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub use audit::Write;
 pub use control_plane::{ControlPlane, Plan};
@@ -206,6 +206,23 @@ impl Cluster {
         let path = self.dir.join(format!("{label}.kubeconfig"));
         fs::write(&path, text.replace(user, &format!("  user: {{token: {token}}}")))?;
         Ok(path)
+    }
+
+    /// A Ready Node, as a kubelet would register it; there is none, so only [`Plan::kubelets`] keeps it Ready.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn make_node(&self, name: &str, address: Ipv4Addr, labels: &[(&str, &str)]) -> Result<()> {
+        let labels: serde_json::Map<_, _> =
+            labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect();
+        let metadata = json!({"name": name, "labels": labels});
+        self.apply(&json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata}).to_string())?;
+        let status = json!({"status": {
+            "addresses": [{"type": "InternalIP", "address": address}],
+            "conditions": [{"type": "Ready", "status": "True", "reason": "MadeByHand", "message": ""}],
+        }});
+        let words = ["patch", "node", name, "--subresource=status", "--type=merge", "-p"];
+        self.kubectl(&[&words[..], &[&status.to_string()]].concat()).map(drop)
     }
 
     /// Stops the API server.

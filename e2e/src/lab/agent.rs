@@ -1,26 +1,54 @@
-//! Our agent on a host: a directory of manifests, a process, and the two programs that ask it.
+//! Our agent on a host: what it is told, a process, and the two programs that ask it.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use super::host::Host;
 use super::process::Process;
+use crate::guest::processes;
 use crate::{paths, wait};
 
 /// How long an agent may take until it answers.
 const START: Duration = Duration::from_secs(20);
+/// How long it may take to end: it may have to say farewell first.
+const END: Duration = Duration::from_secs(15);
+/// Name of the file with the token for the operator.
+const TOKEN: &str = "operator-token";
 
 /// `dmvpn-agent` on a host. Dropping it stops the process; the kernel's state stays, as it should.
 #[derive(Debug)]
 pub struct Agent {
     host: Host,
-    labels: Vec<String>,
+    source: Source,
     dir: PathBuf,
     process: Process,
+}
+
+/// Where it has its endpoints from.
+#[derive(Clone, Debug)]
+enum Source {
+    /// The directory `manifests`; the labels of its node.
+    Directory(Vec<String>),
+    /// An API server.
+    Cluster(InCluster),
+}
+
+/// What an agent of a cluster is given, as its pod would have it.
+#[derive(Clone, Debug)]
+pub struct InCluster {
+    /// The way to the API server.
+    pub kubeconfig: PathBuf,
+    /// The token that it shows to the operator.
+    pub operator_token: String,
+    /// Namespace of the operator and of its DaemonSet.
+    pub namespace: String,
+    /// The DaemonSet that it takes for its own.
+    pub daemon_set: String,
 }
 
 impl Agent {
@@ -34,9 +62,23 @@ impl Agent {
         for (name, text) in manifests {
             fs::write(dir.join("manifests").join(name), text)?;
         }
-        let labels: Vec<String> = labels.iter().map(|l| (*l).to_owned()).collect();
-        let process = spawn(host, &labels, &dir)?;
-        let agent = Self { host: host.clone(), labels, dir, process };
+        Self::start_from(host, Source::Directory(labels.iter().map(|l| (*l).to_owned()).collect()), dir)
+    }
+
+    /// Starts the agent of `host` with an API server as its source, and returns when it answers.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_in_cluster(host: &Host, cluster: InCluster) -> Result<Self> {
+        let dir = Path::new("/run/dmvpn").join(host.name());
+        fs::create_dir_all(&dir)?;
+        fs::write(dir.join(TOKEN), &cluster.operator_token)?;
+        Self::start_from(host, Source::Cluster(cluster), dir)
+    }
+
+    fn start_from(host: &Host, source: Source, dir: PathBuf) -> Result<Self> {
+        let process = spawn(host, &source, &dir)?;
+        let agent = Self { host: host.clone(), source, dir, process };
         agent.wait_until_it_answers()?;
         Ok(agent)
     }
@@ -166,6 +208,12 @@ impl Agent {
         })
     }
 
+    /// The directory of its socket, and of what it keeps beside that.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The directory that its manifests are in.
     #[must_use]
     pub fn manifests(&self) -> PathBuf {
@@ -180,12 +228,36 @@ impl Agent {
         self.process.kill().map(drop)
     }
 
-    /// Starts it again (after [`Self::kill`]), with the same manifests.
+    /// SIGTERM, and its end.
+    ///
+    /// # Errors
+    /// When it does not end by itself.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        processes::signal(self.process.pid(), "TERM");
+        self.process.wait(END)
+    }
+
+    /// Its process id (inside the guest).
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Whether it says of itself that it knows what to do, as a kubelet would ask.
+    ///
+    /// # Errors
+    /// When it does not; with its words.
+    pub fn ready(&self) -> Result<()> {
+        let program = paths::program("dmvpn-agent")?;
+        self.host.run(&[&program.to_string_lossy(), "--socket", &self.socket(), "ready"]).map(drop)
+    }
+
+    /// Starts it again (after [`Self::kill`] or [`Self::stop`]), told the same.
     ///
     /// # Errors
     /// As [`Self::start`].
     pub fn restart(&mut self) -> Result<()> {
-        self.process = spawn(&self.host, &self.labels, &self.dir)?;
+        self.process = spawn(&self.host, &self.source, &self.dir)?;
         self.wait_until_it_answers()
     }
 
@@ -209,14 +281,25 @@ impl Agent {
     }
 }
 
-fn spawn(host: &Host, labels: &[String], dir: &Path) -> Result<Process> {
+fn spawn(host: &Host, source: &Source, dir: &Path) -> Result<Process> {
     let program = paths::program("dmvpn-agent")?;
     let mut command = host.command(&program);
-    command.args(["--node-name", host.name(), "--manifests"]).arg(dir.join("manifests"));
+    command.args(["--node-name", host.name()]);
     command.arg("--socket").arg(dir.join("agent.sock"));
-    command.arg("--state-dir").arg(dir.join("state"));
-    for label in labels {
-        command.args(["--node-label", label]);
+    match source {
+        Source::Directory(labels) => {
+            command.arg("--manifests").arg(dir.join("manifests"));
+            command.arg("--state-dir").arg(dir.join("state"));
+            for label in labels {
+                command.args(["--node-label", label]);
+            }
+        }
+        Source::Cluster(cluster) => {
+            command.args(["--kubernetes", "--operator-namespace", &cluster.namespace]);
+            command.args(["--daemon-set", &cluster.daemon_set]);
+            command.arg("--token-file").arg(dir.join(TOKEN));
+            command.env("KUBECONFIG", &cluster.kubeconfig);
+        }
     }
     host.spawn_command("dmvpn-agent", command)
 }

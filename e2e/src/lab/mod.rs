@@ -25,7 +25,7 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result};
 
-pub use agent::Agent;
+pub use agent::{Agent, InCluster};
 pub use capture::Capture;
 pub use dump::Dump;
 pub use frr::Frr;
