@@ -86,10 +86,8 @@ pub(super) fn tell(
                     Ok(())
                 })?;
             }
-            let mut before = BTreeMap::new();
-            for node in &nodes {
-                before.insert(node.name().to_owned(), node.host().dump()?);
-            }
+            let dump = |node: &Node| Ok((node.name().to_owned(), node.host().dump()?));
+            let before: BTreeMap<_, _> = nodes.iter().map(dump).collect::<Result<_>>()?;
             let entries: usize = before.values().map(crate::lab::Dump::len).sum();
             Ok((before, format!("{entries} entries")))
         },

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::Stage;
+use super::{Dumps, Stage};
 use crate::cluster::Cluster;
 use crate::node::Node;
 use crate::paths;
@@ -19,7 +19,8 @@ const OPERATORS: &str = "app.kubernetes.io/name=dmvpn,app.kubernetes.io/componen
 const AGENT_CAPABILITIES: u64 = 1 << 12 | 1 << 13;
 const RELEASE: &str = "dmvpn";
 
-pub(super) fn tell(chapter: &mut Chapter, stage: &Stage) -> Result<()> {
+/// Returns the nodes' kernel tables with operator and agents there, and nothing to do for them yet.
+pub(super) fn tell(chapter: &mut Chapter, stage: &Stage) -> Result<Dumps> {
     chapter.step(
         "images made from this build without a registry; helm install --wait, in both clusters",
         "operator and agents are Running and Ready as pods",
@@ -57,7 +58,8 @@ pub(super) fn tell(chapter: &mut Chapter, stage: &Stage) -> Result<()> {
         &format!("the operator's process on {}", node.name()),
         "no capability, not root, no new privileges, seccomp, read-only root",
         || privileges(node, "operator", 0, 65532),
-    )
+    )?;
+    stage.dumps()
 }
 
 /// Does the same to both clusters at once; returns how long each took.

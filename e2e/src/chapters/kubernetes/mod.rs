@@ -21,6 +21,9 @@ use crate::scene::Scene;
 use crate::scene::overlay::Overlay;
 use crate::story::Story;
 
+/// Kernel tables of nodes, by name.
+type Dumps = BTreeMap<String, Dump>;
+
 /// The clusters, and their nodes' kernel tables before anything of ours came.
 #[derive(Debug)]
 pub struct Stage {
@@ -30,12 +33,16 @@ pub struct Stage {
     pub west: Cluster,
     /// All nodes: those of east, then those of west.
     pub nodes: Vec<Node>,
-    before: BTreeMap<String, Dump>,
+    before: Dumps,
 }
 
 impl Stage {
     fn node(&self, name: &str) -> Result<&Node> {
         self.nodes.iter().find(|n| n.name() == name).with_context(|| format!("no node {name}"))
+    }
+
+    fn dumps(&self) -> Result<Dumps> {
+        self.nodes.iter().map(|node| Ok((node.name().to_owned(), node.host().dump()?))).collect()
     }
 
     fn before(&self, node: &str) -> Result<&Dump> {
@@ -60,7 +67,7 @@ pub(super) fn tell(
             clusters_stand::tell(c, lab, scene.as_deref_mut().context("no scene")?, east, west)
         });
     let scene = scene.as_deref();
-    story.chapter("helm install: operator and agents as pods, with stated privileges", |c| {
+    let installed = story.chapter("helm install: operator and agents as pods, with stated privileges", |c| {
         install::tell(c, handed_on(stage.as_ref())?)
     });
     story.chapter(
@@ -77,7 +84,7 @@ pub(super) fn tell(
         upheaval::tell(c, handed_on(scene)?, handed_on(stage.as_ref())?)
     });
     story.chapter("Spoke deleted, label makes a spoke, helm uninstall leaves no trace", |c| {
-        removal::tell(c, handed_on(scene)?, handed_on(stage.as_ref())?)
+        removal::tell(c, handed_on(scene)?, handed_on(stage.as_ref())?, handed_on(installed.as_ref())?)
     });
     stage
 }

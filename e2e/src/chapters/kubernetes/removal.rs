@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Stage, apply, example, install};
+use super::{Dumps, Stage, apply, example, install};
 use crate::lab::Capture;
 use crate::lab::peek::NhrpKind;
 use crate::scene::Scene;
@@ -17,8 +17,8 @@ use crate::wait;
 const FORGETS: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_secs(20);
 
-pub(super) fn tell(chapter: &mut Chapter, scene: &Scene, stage: &Stage) -> Result<()> {
-    spoke_deleted(chapter, scene, stage)?;
+pub(super) fn tell(chapter: &mut Chapter, scene: &Scene, stage: &Stage, installed: &Dumps) -> Result<()> {
+    spoke_deleted(chapter, scene, stage, installed)?;
     let address = label_makes_a_spoke(chapter, stage)?;
     uninstall(chapter, stage)?;
     chapter.step(
@@ -35,7 +35,8 @@ pub(super) fn tell(chapter: &mut Chapter, scene: &Scene, stage: &Stage) -> Resul
     )
 }
 
-fn spoke_deleted(chapter: &mut Chapter, scene: &Scene, stage: &Stage) -> Result<()> {
+fn spoke_deleted(chapter: &mut Chapter, scene: &Scene, stage: &Stage, installed: &Dumps) -> Result<()> {
+    let before = installed.get(WEST_1).context("no dump of west-1")?;
     let (west, hub) = (scene.site(WEST_1)?, scene.site(EAST_HUB)?);
     let capture = Capture::start(&hub.host, "wan0", "proto gre")?;
     chapter.step(
@@ -66,7 +67,7 @@ fn spoke_deleted(chapter: &mut Chapter, scene: &Scene, stage: &Stage) -> Result<
     )?;
     chapter.step(
         "the Purge is on the wire; link, routes, neighbours and nft table of west-1 are gone, and its endpoint object",
-        "request from west-1, reply from east-hub; nothing of ours in the kernel of west-1",
+        "request from west-1, reply from east-hub; the kernel of west-1 is as it was before the apply",
         || {
             let (from, to): (IpAddr, IpAddr) = (west.nbma().into(), hub.nbma().into());
             let request = capture.wait_for(SOON, "the purge request", |p| {
@@ -76,7 +77,7 @@ fn spoke_deleted(chapter: &mut Chapter, scene: &Scene, stage: &Stage) -> Result<
                 p.is_nhrp(NhrpKind::PurgeReply) && p.is_between(to, from)
             })?;
             wait::until(SOON, "the kernel of west-1 to be as before", || {
-                stage.before(WEST_1)?.ensure_equal(&west.host.dump()?)
+                before.ensure_equal(&west.host.dump()?)
             })?;
             wait::until_max(SOON, Duration::from_millis(200), "the endpoint object to be gone", || {
                 let left = stage.west.kubectl(&["get", "dmvpnendpoints", "-o", "name"])?;
@@ -84,7 +85,7 @@ fn spoke_deleted(chapter: &mut Chapter, scene: &Scene, stage: &Stage) -> Result<
                 Ok(())
             })?;
             let took = reply.time.saturating_sub(request.time);
-            Ok(format!("{from} → {to}, acknowledged after {:.1} ms; all tables as before the install", took.as_secs_f64() * 1e3))
+            Ok(format!("{from} → {to}, acknowledged after {:.1} ms; all tables as before the apply", took.as_secs_f64() * 1e3))
         },
     )
 }
