@@ -19,7 +19,7 @@ const MODULE_DEVICES: [&str; 9] =
     ["gre0", "gretap0", "erspan0", "tunl0", "sit0", "ip6tnl0", "ip6gre0", "ip_vti0", "ip6_vti0"];
 
 /// Fields of `ip -j` that change by themselves.
-const VOLATILE_FIELDS: [&str; 16] = [
+const VOLATILE_FIELDS: [&str; 19] = [
     "stats",
     "stats64",
     "used",
@@ -32,8 +32,11 @@ const VOLATILE_FIELDS: [&str; 16] = [
     "age",
     "valid_life_time",
     "preferred_life_time",
+    "forward_delay_timer",
     "gc_timer",
     "hello_timer",
+    "hold_timer",
+    "message_age_timer",
     "tcn_timer",
     "topology_change_timer",
 ];
