@@ -3,12 +3,14 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crds::{DmvpnAddress, DmvpnEndpoint, DmvpnNetwork, DmvpnSpoke, NETWORK_LABEL};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Pod, Secret};
 use kube::runtime::reflector::{self, Store};
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::DefaultBackoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
@@ -22,6 +24,8 @@ use crate::progress::Progress;
 
 /// Seconds that a watch lasts: less than load balancers keep an idle connection.
 const WATCH_SECONDS: u32 = 200;
+/// Longest wait between two attempts at a watch that fails.
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// The stores of all kinds.
 #[derive(Clone)]
@@ -115,6 +119,24 @@ fn sort<K: Clone + Resource<DynamicType = ()>>(
     }
 }
 
+/// As the usual back-off of watches, which however goes on up to a minute: too long after the API server is back.
+#[derive(Default)]
+struct Patient(DefaultBackoff);
+
+impl Iterator for Patient {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0.next().map(|wait| wait.min(LONGEST))
+    }
+}
+
+impl Backoff for Patient {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+}
+
 struct Start {
     progress: Arc<Progress>,
     changed: Arc<Notify>,
@@ -129,7 +151,7 @@ impl Start {
         let (progress, changed) = (self.progress.clone(), self.changed.clone());
         progress.watch_started(name);
         let stream = watcher(api, config)
-            .default_backoff()
+            .backoff(Patient::default())
             .modify(move |object| {
                 object.meta_mut().managed_fields = None;
                 trim(object);
@@ -153,7 +175,7 @@ impl Start {
                         }
                     }
                     Err(error) => {
-                        // Once an outage: the back-off goes up to 30 s, and `/healthz` has the last one.
+                        // Once an outage; `/healthz` has the last one.
                         if !std::mem::replace(&mut failing, true) {
                             warn!(watch = name, %error, "watch failed, trying again");
                         }
@@ -193,5 +215,18 @@ fn trim_pod(pod: &mut Pod) {
         let conditions =
             status.conditions.map(|list| list.into_iter().filter(|c| c.type_ == "Ready").collect());
         pod.status = Some(k8s_openapi::api::core::v1::PodStatus { conditions, ..Default::default() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_makes_no_watch_wait_for_long() {
+        let waits: Vec<_> = Patient::default().take(20).collect();
+        assert_eq!(waits.len(), 20, "it gives up: {waits:?}");
+        assert!(waits.iter().all(|wait| *wait <= LONGEST), "{waits:?}");
+        assert!(waits.first() < waits.last(), "{waits:?}");
     }
 }

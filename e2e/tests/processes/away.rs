@@ -14,6 +14,8 @@ use crate::stage::{SOON, Stage, nothing_written_since, quiet, renewals, under_pi
 /// Longer than the agents' time to settle after a start.
 const QUIET: Duration = Duration::from_secs(6);
 const FIRST_PASS: Duration = Duration::from_secs(2);
+/// Of the operator: four kinds of ours, nodes, Secrets, certificate.
+const WATCHES: usize = 7;
 const INTERVAL: Duration = Duration::from_millis(10);
 
 pub(crate) fn operator_killed(stage: &mut Stage<'_>) -> Result<()> {
@@ -76,16 +78,21 @@ pub(crate) fn api_server_away(stage: &mut Stage<'_>) -> Result<()> {
     })?;
     Ping::start(&a.lan, b.lan_host().into(), 100, INTERVAL)?.finish()?.ensure_nothing_lost()?;
 
+    // What each says when it sees the API's objects again.
     let answered = "the API server answers again";
     let told = |stage: &Stage<'_>| stage.hub.log().matches(answered).count();
     let (heard, renewed) = (told(stage), renewals(east)?);
+    let watches = |stage: &Stage<'_>| stage.operator.process.log().matches("watch goes on").count();
+    let watched = watches(stage);
     under_pings(stage, |stage| {
         east.start_api_server()?;
         wait::until(SOON, "the agents to hear of it", || {
             let a = stage.a.log();
             ensure!(told(stage) > heard, "the hub has not");
             ensure!(a.lines().rev().any(|l| l.contains(answered)), "branch-a has not");
-            ensure!(renewals(east)? > renewed, "the operator has not");
+            ensure!(renewals(east)? > renewed, "the operator has no Lease");
+            let watches = watches(stage) - watched;
+            ensure!(watches == WATCHES, "the operator has {watches} watches");
             Ok(())
         })?;
         quiet(east, QUIET).map(drop)
