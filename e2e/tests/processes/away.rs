@@ -11,15 +11,15 @@ use e2e::wait;
 
 use crate::stage::{SOON, Stage, nothing_written_since, quiet, renewals, under_pings, versions, writes};
 
-/// Longer than the agents' time to settle after a start.
-const QUIET: Duration = Duration::from_secs(6);
-const FIRST_PASS: Duration = Duration::from_secs(2);
+/// Longer than programs take to write what they find to be written once they see the API's objects.
+const QUIET: Duration = Duration::from_secs(3);
+/// Of the operator: four kinds of ours, nodes, Secrets, certificate.
+const WATCHES: usize = 7;
 const INTERVAL: Duration = Duration::from_millis(10);
 
 pub(crate) fn operator_killed(stage: &mut Stage<'_>) -> Result<()> {
     let east = stage.east;
-    let before = quiet(east, QUIET)?;
-    let versions_before = versions(east)?;
+    let (before, versions_before) = (writes(east)?.len(), versions(east)?);
     under_pings(stage, |stage| {
         stage.operator.process.kill()?;
         let renewed = renewals(east)?;
@@ -38,7 +38,7 @@ pub(crate) fn operator_killed(stage: &mut Stage<'_>) -> Result<()> {
             wait::ensure(now > renewed, || "not yet".to_owned())
         })?;
         // Its first pass comes at once; whatever comes late is seen in the next check.
-        quiet(east, FIRST_PASS).map(drop)
+        quiet(east, QUIET).map(drop)
     })?;
     nothing_written_since(east, before)?;
     let after = versions(east)?;
@@ -76,16 +76,21 @@ pub(crate) fn api_server_away(stage: &mut Stage<'_>) -> Result<()> {
     })?;
     Ping::start(&a.lan, b.lan_host().into(), 100, INTERVAL)?.finish()?.ensure_nothing_lost()?;
 
+    // What each says when it sees the API's objects again.
     let answered = "the API server answers again";
     let told = |stage: &Stage<'_>| stage.hub.log().matches(answered).count();
     let (heard, renewed) = (told(stage), renewals(east)?);
+    let watches = |stage: &Stage<'_>| stage.operator.process.log().matches("watch goes on").count();
+    let watched = watches(stage);
     under_pings(stage, |stage| {
         east.start_api_server()?;
         wait::until(SOON, "the agents to hear of it", || {
             let a = stage.a.log();
             ensure!(told(stage) > heard, "the hub has not");
             ensure!(a.lines().rev().any(|l| l.contains(answered)), "branch-a has not");
-            ensure!(renewals(east)? > renewed, "the operator has not");
+            ensure!(renewals(east)? > renewed, "the operator has no Lease");
+            let watches = watches(stage) - watched;
+            ensure!(watches == WATCHES, "the operator has {watches} watches");
             Ok(())
         })?;
         quiet(east, QUIET).map(drop)

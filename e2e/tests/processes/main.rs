@@ -37,12 +37,13 @@ fn operator_and_agents_as_processes() {
 /// Its name, and what it shows.
 type Check = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
+/// The two outages come when all is quiet, and leave it so.
 const CHECKS: &[Check] = &[
     ("kubectl apply makes tunnels", apply::makes_tunnels),
     ("LAN to LAN gets direct, and nothing is written", apply::gets_direct_and_quiet),
-    ("a Secret is rotated", passwords::rotated),
     ("the operator is killed", away::operator_killed),
     ("the API server is away", away::api_server_away),
+    ("a Secret is rotated", passwords::rotated),
     ("an endpoint object is deleted by hand", removal::endpoint_deleted_by_hand),
     ("a spoke is deleted", removal::spoke_deleted),
     ("a spoke is deleted while its agent is away", removal::spoke_deleted_without_agent),

@@ -49,7 +49,7 @@ pub(crate) struct Registration {
     pub(crate) since: Time,
     pub(crate) request_id: u32,
     outstanding: bool,
-    /// An earlier run of the agent had an answer: the NHS knows us, though nothing was said since.
+    /// An earlier run of the agent had an answer, or may have had one: the NHS may know us, though nothing was said since.
     pub(crate) resumed: bool,
     /// The request that is outstanding was answered, but without a password that we accept.
     unproven: bool,
@@ -458,7 +458,9 @@ impl Engine {
 impl Registration {
     /// Whether the NHS has, or may have, a binding of ours.
     pub(crate) fn may_be_known(&self) -> bool {
-        self.phase == NhsPhase::Responding || self.outstanding || self.resumed
+        // Before its first word: an earlier run may have registered, and died before it kept a snapshot.
+        let silent = self.sent == 0;
+        self.phase == NhsPhase::Responding || self.outstanding || self.resumed || silent
     }
 
     /// Whether this is the request that an Error Indication speaks of.

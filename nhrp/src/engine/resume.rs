@@ -142,7 +142,7 @@ impl Engine {
                 registration.sent = state.requests_sent;
                 registration.failed = state.requests_failed;
                 registration.replies = state.replies_received;
-                registration.resumed = state.phase == NhsPhase::Responding;
+                registration.resumed = state.phase != NhsPhase::Down;
                 registration.request_id = state.request_id;
                 if let Some(at) =
                     state.nbma.and_then(|nbma| hub.config.nbma.iter().position(|it| *it == nbma))

@@ -141,6 +141,17 @@ fn a_spoke_that_leaves_right_after_its_restart_is_forgotten_by_the_hub() {
 }
 
 #[test]
+fn a_spoke_that_leaves_right_after_a_restart_without_snapshot_is_forgotten_by_the_hub() {
+    let mut sim = triangle(77);
+    let now = sim.now;
+    assert!(sim.registered(A));
+    sim.nodes[A].engine = nhrp::Engine::new(sim.nodes[A].config.clone(), 9, now);
+    sim.nodes[A].engine.handle_input(now, Input::Withdraw);
+    sim.run(500);
+    assert!(!sim.snapshot(0).bindings.iter().any(|it| it.overlay == overlay(2)));
+}
+
+#[test]
 fn link_replaced() {
     let mut sim = triangle(76);
     let mut engine = nhrp::Engine::restore(sim.nodes[0].config.clone(), &sim.snapshot(0), 0, 1, sim.now);
