@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::prefix_map::overlaps;
-use super::{DropReason, Engine, Received, Time};
+use super::{DropReason, Engine, Received, Rule, Time};
 use crate::wire::{CieCode, ErrorCode, Header, ext};
 
 /// No answer is believed about more of the address space than this (prefix length IPv4, IPv6).
@@ -16,12 +16,16 @@ impl Engine {
     pub(crate) fn ask_answered(&mut self, now: Time, received: &Received<'_>) {
         let header = *received.header();
         let from = received.from;
-        let key = self.asks.get(&header.request_id).copied();
+        let mut key = self.asks.get(&header.request_id).copied();
+        if key.is_none() && !self.enforced(Rule::ReplyId) {
+            key = Some(IpNet::from(header.dst_proto));
+        }
         let Some((key, shortcut)) = key.and_then(|key| Some((key, self.shortcuts.get(key)?))) else {
             return self.drop(now, DropReason::Unsolicited, Some(from));
         };
         let asked = shortcut.asked;
-        if header.dst_proto != asked || self.local_like(asked) != Some(header.src_proto) {
+        let matching = header.dst_proto == asked && self.local_like(asked) == Some(header.src_proto);
+        if !matching && self.enforced(Rule::ReplyAddresses) {
             return self.drop(now, DropReason::Unsolicited, Some(from));
         }
         let nhs = shortcut.nhs;
@@ -30,7 +34,8 @@ impl Engine {
         };
         let nat = received.packet.extension(ext::NAT).and_then(|extension| extension.cies().ok());
         let public = nat.into_iter().flatten().find(|nat| nat.proto == cie.proto).and_then(|nat| nat.nbma);
-        if from != nhs && Some(from) != cie.nbma && Some(from) != public {
+        let on_path = from == nhs || Some(from) == cie.nbma || Some(from) == public;
+        if !on_path && self.enforced(Rule::ReplyPath) {
             // A refusal names nobody; only the NHS that was asked, or an egress that it vouches for, may refuse.
             return self.drop(now, DropReason::WrongSender, Some(from));
         }
@@ -50,7 +55,7 @@ impl Engine {
             return self.negative(now, key, format!("{via} at {nbma} cannot be the egress"));
         }
         // Without IPsec nothing opens the egress's NAT for us: a shortcut would be a black hole.
-        if public.is_some_and(|public| public != nbma) {
+        if public.is_some_and(|public| public != nbma) && self.enforced(Rule::NattedEgress) {
             return self.negative(now, key, format!("the egress {via} is behind NAT"));
         }
         if cie.holding_time == 0 {
@@ -67,6 +72,9 @@ impl Engine {
     /// ours, never a tunnel end.
     fn believable(&self, asked: IpAddr, told: IpNet, nbma: IpAddr) -> Option<(IpNet, Option<IpNet>)> {
         let host = IpNet::from(asked);
+        if !self.enforced(Rule::ClampToCovering) {
+            return Some((told, None));
+        }
         if self.underlay_inside(host).is_some() || asked == nbma {
             return None;
         }
@@ -95,7 +103,10 @@ impl Engine {
 
     /// An Error Indication about a request of ours: back to the hub's path, never a black hole.
     pub(crate) fn ask_failed(&mut self, now: Time, from: IpAddr, about: &Header, code: ErrorCode) {
-        let key = self.asks.get(&about.request_id).copied();
+        let mut key = self.asks.get(&about.request_id).copied();
+        if key.is_none() && !self.enforced(Rule::ErrorOutstanding) {
+            key = Some(IpNet::from(about.dst_proto));
+        }
         let asked = key.and_then(|key| self.shortcuts.get(key)).map(|shortcut| shortcut.asked);
         match key.filter(|_| asked == Some(about.dst_proto)) {
             Some(key) => self.negative(now, key, format!("error: {code}")),

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::snapshot::Source;
 use super::timers::TimerKey;
-use super::{Engine, Event, Output, REQUESTER_BOUND, RouteKind, Time};
+use super::{Engine, Event, Output, REQUESTER_BOUND, RouteKind, Rule, Time};
 
 /// One binding. Local ones (our own addresses) are in the table for their requesters; nothing is installed for them.
 #[derive(Clone, Debug)]
@@ -76,8 +76,9 @@ impl Engine {
     /// Puts a binding into the table and installs neighbour and host route, unless one of higher rank is there.
     /// Says whether it is in force. What was known of the same binding before (requesters, users) is kept.
     pub(crate) fn bind(&mut self, now: Time, overlay: IpAddr, mut binding: Binding) -> bool {
+        let ranked = self.enforced(Rule::Precedence);
         if let Some(old) = self.bindings.get_mut(&overlay) {
-            if old.source < binding.source {
+            if old.source < binding.source && ranked {
                 return false;
             }
             binding.users = old.users;
@@ -149,6 +150,9 @@ impl Engine {
         let Some(expires) = binding.expires else { return };
         if expires > now {
             return self.timers.arm(TimerKey::Binding(overlay), expires);
+        }
+        if !self.enforced(Rule::Expiry) {
+            return;
         }
         let nbma = binding.nbma;
         if binding.source < Source::Registered {

@@ -12,7 +12,7 @@ use super::config::Nhs;
 use super::learn::Assembly;
 use super::snapshot::{NhsPhase, Source};
 use super::timers::TimerKey;
-use super::{DropReason, Engine, Event, Received, Time};
+use super::{DropReason, Engine, Event, Received, Rule, Time};
 use crate::wire::{Builder, Cie, CieCode, ErrorCode, PacketType, PrefixChunk, ext, flags, list_flags};
 
 /// Misses after which an NHS counts as down.
@@ -331,7 +331,7 @@ impl Engine {
         let Some((hub, registration)) = found else {
             return self.drop(now, DropReason::Unsolicited, Some(received.from));
         };
-        if hub.nbma() != Some(received.from) {
+        if hub.nbma() != Some(received.from) && self.enforced(Rule::RegistrationReplySource) {
             return self.drop(now, DropReason::WrongSender, Some(received.from));
         }
         if registration.nhs.is_some_and(|nhs| nhs != header.dst_proto) {

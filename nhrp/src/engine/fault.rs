@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::client::Reason;
-use super::{Builder, DropReason, Embedded, Engine, ErrorCode, Received, Time};
+use super::{Builder, DropReason, Embedded, Engine, ErrorCode, Received, Rule, Time};
 use crate::wire::{Packet, PacketType};
 
 /// One error a peer in this time.
@@ -50,7 +50,8 @@ impl Engine {
                         it.is_waiting_for(about.request_id) && it.local == about.src_proto
                     };
                     let registration = hub.registrations.iter().find(waiting)?;
-                    Some((hub.nbma() == Some(received.from), registration.uid))
+                    let asked = hub.nbma() == Some(received.from) || !self.enforced(Rule::ErrorSource);
+                    Some((asked, registration.uid))
                 });
                 match found {
                     Some((true, uid)) => self.registration_refused(now, uid, Reason::Error(code)),
@@ -74,10 +75,10 @@ impl Engine {
         let Some(to) = to.filter(|to| self.config.server && *to != received.from) else {
             return self.drop(now, DropReason::Unsolicited, Some(received.from));
         };
-        if header.hop_count <= 1 {
+        if header.hop_count <= 1 && self.enforced(Rule::HopCount) {
             return self.drop(now, DropReason::HopCount, Some(received.from));
         }
-        let bytes = Builder::forward(received.packet, header.hop_count - 1).finish();
+        let bytes = Builder::forward(received.packet, header.hop_count.saturating_sub(1)).finish();
         self.pass_on(PacketType::ErrorIndication, to, bytes);
     }
 }

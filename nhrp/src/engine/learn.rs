@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::snapshot::NhsPhase;
-use super::{DropReason, Engine, Event, Output, Received, RouteKind, Time};
+use super::{DropReason, Engine, Event, Output, Received, RouteKind, Rule, Time};
 use crate::wire::{Builder, Packet, PacketType, PrefixChunk, ext, list_flags};
 
 /// Prefixes that one list may have.
@@ -65,7 +65,8 @@ impl Engine {
                 it.nhs == Some(header.src_proto) && it.local == header.dst_proto
             };
             let registration = hub.registrations.iter().find(asked)?;
-            (hub.nbma() == Some(received.from)).then_some(registration.uid)
+            let is_it = hub.nbma() == Some(received.from) || !self.enforced(Rule::PushFromNhs);
+            is_it.then_some(registration.uid)
         });
         let Some(uid) = found else {
             self.drop(now, DropReason::WrongSender, Some(received.from));

@@ -31,6 +31,7 @@ mod resolve;
 mod resume;
 mod rng;
 mod routes;
+mod rules;
 mod server;
 mod shortcut;
 mod snapshot;
@@ -47,6 +48,7 @@ pub use config::{Config, External, Nhs, Phase, StaticBinding, Uniqueness};
 pub use counters::{ByType, Counters, DropReason};
 pub use event::Event;
 pub use io::{Input, LinkId, Origin, Output, RouteKind, Time};
+pub use rules::Rule;
 pub use snapshot::{
     AnnouncedState, BindingState, NhsPhase, NhsState, ShortcutPhase, ShortcutState, Snapshot, Source,
 };
@@ -107,6 +109,9 @@ pub struct Engine {
     refusals_told: Limiter<(IpAddr, IpAddr)>,
     withdrawing: bool,
     withdrawn: bool,
+    /// The rule that does not hold.
+    #[cfg(feature = "faults")]
+    broken: Option<Rule>,
 }
 
 impl Engine {
@@ -225,6 +230,8 @@ impl Engine {
             refusals_told: Limiter::new(DROP_EVENT_MS, TABLE_BOUND),
             withdrawing: false,
             withdrawn: false,
+            #[cfg(feature = "faults")]
+            broken: None,
         }
     }
 
@@ -248,7 +255,7 @@ impl Engine {
                 }
             }
         }
-        if fitting.is_some() {
+        if fitting.is_some() || !self.enforced(Rule::Password) {
             return Some(fitting);
         }
         self.drop(now, DropReason::Authentication, Some(from));

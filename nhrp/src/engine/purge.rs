@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::bindings::Requester;
 use super::snapshot::Source;
 use super::timers::TimerKey;
-use super::{DropReason, Engine, Event, Output, Received, TABLE_BOUND, Time};
+use super::{DropReason, Engine, Event, Output, Received, Rule, TABLE_BOUND, Time};
 use crate::wire::{Builder, Cie, Header, MAX_HOPS, PacketType, ext, flags};
 
 /// A request goes out this often, after 1, 2 and 4 s again (FRR never answers).
@@ -27,6 +27,9 @@ pub(crate) struct Job {
 impl Engine {
     /// Tells those who were told of `overlay` (or of a prefix behind it) that it no longer holds.
     pub(crate) fn purge_requesters(&mut self, now: Time, overlay: IpAddr, requesters: &[Requester]) {
+        if !self.enforced(Rule::PurgeSending) {
+            return;
+        }
         let Some(local) = self.local_like(overlay) else { return };
         for requester in requesters {
             if requester.until <= now || requester.overlay == overlay || self.is_local(requester.overlay) {
@@ -141,7 +144,8 @@ impl Engine {
     fn purge_received(&mut self, now: Time, prefix: IpNet, from: IpAddr) {
         let mut foreign = false;
         let mut gone = Vec::new();
-        let mut look = |overlay: IpAddr, nbma: IpAddr| match nbma == from {
+        let anybody = !self.enforced(Rule::PurgeFromOwner);
+        let mut look = |overlay: IpAddr, nbma: IpAddr| match nbma == from || anybody {
             true => gone.push(overlay),
             false => foreign = true,
         };
@@ -161,7 +165,7 @@ impl Engine {
             inside.for_each(|(overlay, it)| look(*overlay, it.nbma));
             gone.sort_unstable();
         }
-        let nhs = self.is_nhs(from);
+        let nhs = self.is_nhs(from) || !self.enforced(Rule::PurgeFromNhs);
         let mut shortcuts = Vec::new();
         for (net, shortcut) in self.shortcuts.iter() {
             let Some(via) = shortcut.via else { continue };

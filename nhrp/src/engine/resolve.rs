@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::bindings::Requester;
 use super::snapshot::Source;
 use super::timers::TimerKey;
-use super::{DropReason, Engine, Received, SWEEP_MS, TABLE_BOUND, Time};
+use super::{DropReason, Engine, Received, Rule, SWEEP_MS, TABLE_BOUND, Time};
 use crate::wire::{Builder, Cie, CieCode, ErrorCode, Extension, Header, MAX_HOPS, PacketType, ext, flags};
 
 /// A request that we passed on is remembered for its reply, for as long as requesters repeat.
@@ -29,7 +29,7 @@ impl Engine {
         if !self.config.overlay.iter().any(|net| net.contains(&header.src_proto)) {
             return self.drop(now, DropReason::Forbidden, Some(received.from));
         }
-        if self.recorded(received, ext::FORWARD_RECORD) {
+        if self.recorded(received, ext::FORWARD_RECORD) && self.enforced(Rule::Loop) {
             self.drop(now, DropReason::Loop, Some(received.from));
             return self.send_error(now, received.from, received.packet, ErrorCode::Loop);
         }
@@ -118,7 +118,7 @@ impl Engine {
         if let Some(binding) = bound.filter(|it| it.source < Source::Resolved && it.source != Source::Local) {
             return binding.nbma;
         }
-        if self.is_nhs(received.from) {
+        if self.is_nhs(received.from) || !self.enforced(Rule::NatTrust) {
             let nat = received.packet.extension(ext::NAT).and_then(|extension| extension.cies().ok());
             let public = nat.into_iter().flatten().find(|cie| cie.proto == Some(header.src_proto));
             return public.and_then(|cie| cie.nbma).unwrap_or(header.src_nbma);
@@ -141,7 +141,7 @@ impl Engine {
             let last = records(received, ext::FORWARD_RECORD).last().and_then(|cie| cie.proto);
             last.and_then(|hub| self.bindings.get(&hub)).is_some_and(|it| it.nbma == from)
         };
-        if !known {
+        if !known && self.enforced(Rule::RequesterKnown) {
             return self.drop(now, DropReason::Forbidden, Some(from));
         }
         let next = match self.owner(header.dst_proto) {
@@ -157,11 +157,12 @@ impl Engine {
             self.drop(now, DropReason::NoRoute, Some(from));
             return self.answer_nothing(received);
         };
-        if header.hop_count <= 1 {
+        if header.hop_count <= 1 && self.enforced(Rule::HopCount) {
             self.drop(now, DropReason::HopCount, Some(from));
             return self.send_error(now, from, received.packet, ErrorCode::HopCountExceeded);
         }
         if self.forwarded.len() >= TABLE_BOUND
+            && self.enforced(Rule::TableBounds)
             && !self.forwarded.contains_key(&(header.src_proto, header.request_id))
         {
             return self.drop(now, DropReason::TableFull, Some(from));
@@ -200,17 +201,19 @@ impl Engine {
         let Some(forwarded) = self.forwarded.get(&(header.src_proto, header.request_id)).copied() else {
             return self.drop(now, DropReason::Unsolicited, Some(from));
         };
-        if forwarded.to != from || forwarded.until <= now {
+        let on_path = forwarded.to == from && forwarded.until > now;
+        if !on_path && self.enforced(Rule::ForwardedReplyPath) {
             return self.drop(now, DropReason::WrongSender, Some(from));
         }
-        if self.recorded(received, ext::REVERSE_RECORD) || self.recorded(received, ext::RESPONDER) {
+        let round = self.recorded(received, ext::REVERSE_RECORD) || self.recorded(received, ext::RESPONDER);
+        if round && self.enforced(Rule::Loop) {
             self.drop(now, DropReason::Loop, Some(from));
             return self.send_error(now, from, received.packet, ErrorCode::Loop);
         }
         let Some(to) = self.bindings.get(&header.src_proto).map(|binding| binding.nbma) else {
             return self.drop(now, DropReason::NoRoute, Some(from));
         };
-        if header.hop_count <= 1 {
+        if header.hop_count <= 1 && self.enforced(Rule::HopCount) {
             self.drop(now, DropReason::HopCount, Some(from));
             return self.send_error(now, from, received.packet, ErrorCode::HopCountExceeded);
         }

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::bindings::Binding;
 use super::prefix_map::overlaps;
 use super::snapshot::Source;
-use super::{Engine, Event, Output, RouteKind, Time};
+use super::{Engine, Event, Output, RouteKind, Rule, Time};
 
 /// Who a prefix leads to, and who says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,12 +100,13 @@ impl Engine {
                 return Some(format!("it overlaps with {net} of {}", external.name));
             }
         }
-        if let Some(nbma) = self.underlay_inside(prefix).or_else(|| prefix.contains(&nbma).then_some(nbma)) {
+        let tunnel_end = self.underlay_inside(prefix).or_else(|| prefix.contains(&nbma).then_some(nbma));
+        if let Some(nbma) = tunnel_end.filter(|_| self.enforced(Rule::PrefixUnderlay)) {
             return Some(format!("it contains the underlay address {nbma}"));
         }
         let mut others = self.prefixes.covering(prefix).into_iter().chain(self.prefixes.inside(prefix));
         others
-            .find(|(_, owner)| owner.via != overlay)
+            .find(|(_, owner)| owner.via != overlay && self.enforced(Rule::PrefixOverlap))
             .map(|(net, owner)| format!("it overlaps with {net}, which {} announced first", owner.via))
     }
 

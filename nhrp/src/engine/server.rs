@@ -6,7 +6,7 @@ use super::bindings::Binding;
 use super::config::Uniqueness;
 use super::learn::Assembly;
 use super::snapshot::Source;
-use super::{DropReason, Engine, Event, Received, Time};
+use super::{DropReason, Engine, Event, Received, Rule, Time};
 use crate::wire::{
     Builder, Cie, CieCode, ErrorCode, Header, PacketType, PrefixChunk, ext, flags, list_flags,
 };
@@ -83,7 +83,8 @@ impl Engine {
         if claim.is_ipv4() != header.src_proto.is_ipv4() || claim.is_multicast() || claim.is_loopback() {
             return prohibited("not an overlay host address".into());
         }
-        if !self.config.overlay.iter().any(|net| net.contains(&claim)) {
+        let inside = self.config.overlay.iter().any(|net| net.contains(&claim));
+        if !inside && self.enforced(Rule::OverlayOnly) {
             return prohibited("the address is outside of the overlay".into());
         }
         if cie.prefix_of(claim).prefix_len() != if claim.is_ipv4() { 32 } else { 128 } {
@@ -108,7 +109,7 @@ impl Engine {
             return if full { refusal() } else { Verdict::Accept };
         };
         let holder = old.nbma;
-        if holder == from || old.source > Source::Registered {
+        if holder == from || old.source > Source::Registered || !self.enforced(Rule::Identity) {
             return Verdict::Accept;
         }
         if old.source < Source::Registered {
@@ -159,13 +160,14 @@ impl Engine {
             let told = std::mem::take(&mut old.requesters);
             self.purge_requesters(now, claim, &told);
         }
+        let leads_to = if self.enforced(Rule::RegistrationSource) { from } else { header.src_nbma };
         let binding = Binding {
             claimed,
             unique,
             expires: Some(expires),
             holding_time: cie.holding_time,
             mtu: cie.mtu,
-            ..Binding::new(from, Source::Registered, now)
+            ..Binding::new(leads_to, Source::Registered, now)
         };
         self.bind(now, claim, binding);
         self.probes.remove(&claim);

@@ -19,7 +19,7 @@ use super::config::Phase;
 use super::redirect::inner_addresses;
 use super::snapshot::{NhsPhase, ShortcutPhase, Source};
 use super::timers::TimerKey;
-use super::{DropReason, Engine, Event, Output, Received, RouteKind, SWEEP_MS, TABLE_BOUND, Time};
+use super::{DropReason, Engine, Event, Output, Received, RouteKind, Rule, SWEEP_MS, TABLE_BOUND, Time};
 use crate::wire::{Builder, Cie, PacketType, ext, flags};
 
 /// Seconds after which a request goes out again, then it has failed.
@@ -75,7 +75,7 @@ impl Engine {
         if self.withdrawing {
             return self.drop(now, DropReason::Withdrawing, Some(from));
         }
-        if !self.is_nhs(from) {
+        if !self.is_nhs(from) && self.enforced(Rule::IndicationFromNhs) {
             return self.drop(now, DropReason::WrongSender, Some(from));
         }
         let Some((src, dst)) = inner_addresses(received.packet.payload()) else {
@@ -83,7 +83,8 @@ impl Engine {
         };
         let usable = !dst.is_multicast() && !dst.is_unspecified() && !dst.is_loopback();
         let tunnel_end = self.underlay_inside(IpNet::from(dst)).is_some();
-        if !self.is_ours(src) || self.is_ours(dst) || !usable || tunnel_end {
+        let ours = self.is_ours(src) && !self.is_ours(dst) && usable && !tunnel_end;
+        if !ours && self.enforced(Rule::IndicationOurTraffic) {
             return self.drop(now, DropReason::NotOurTraffic, Some(from));
         }
         self.start_ask(now, dst, from, Some(from));
@@ -354,11 +355,15 @@ impl Engine {
     }
 
     pub(crate) fn shortcut_due(&mut self, now: Time, key: IpNet) {
+        let ends = self.enforced(Rule::ShortcutExpiry);
         let Some(shortcut) = self.shortcuts.get_mut(key) else { return };
         let next = shortcut.ask.map_or(shortcut.expires, |ask| ask.next.min(shortcut.expires));
         let next = shortcut.query.map_or(next, |query| query.min(next));
         if next > now {
             return self.timers.arm(TimerKey::Shortcut(key), next);
+        }
+        if shortcut.phase == ShortcutPhase::Up && shortcut.expires <= now && !ends {
+            return;
         }
         match shortcut.phase {
             ShortcutPhase::Negative => self.shortcut_down(now, key, ""),
