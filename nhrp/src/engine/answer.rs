@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::prefix_map::overlaps;
+use super::snapshot::Source;
 use super::{DropReason, Engine, Received, Rule, Time};
 use crate::wire::{CieCode, ErrorCode, Header, ext};
 
@@ -60,6 +61,12 @@ impl Engine {
         }
         if cie.holding_time == 0 {
             return self.negative(now, key, "the answer holds for no time".into());
+        }
+        let bound = self.bindings.get(&via).filter(|it| it.source == Source::Resolved);
+        if bound.is_some_and(|it| it.nbma != nbma) && from != nhs && self.enforced(Rule::OneEgress) {
+            // Another answer said that this egress is elsewhere; which of the two lies cannot be told.
+            self.unbind(now, via);
+            return self.negative(now, key, format!("{via} is said to be at several addresses"));
         }
         let Some((prefix, covering)) = self.believable(asked, cie.prefix_of(asked), nbma) else {
             return self.negative(now, key, "the destination is a tunnel's underlay address".into());

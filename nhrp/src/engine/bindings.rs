@@ -98,14 +98,33 @@ impl Engine {
         if let Some(expires) = binding.expires {
             self.timers.arm(TimerKey::Binding(overlay), expires);
         }
-        self.bindings.insert(overlay, binding);
+        let local = binding.source == Source::Local;
+        let before = self.bindings.insert(overlay, binding).filter(|old| old.source != Source::Local);
+        self.end_moved(before.map(|old| old.nbma), (!local).then_some(nbma));
         if install {
+            self.clear_way_to(now, nbma);
             self.install_host(overlay, nbma, installed.is_none());
         }
         if installed.is_none() {
             self.externals_of(now, overlay);
         }
         true
+    }
+
+    /// Keeps count of the underlay addresses that bindings lead to.
+    fn end_moved(&mut self, from: Option<IpAddr>, to: Option<IpAddr>) {
+        if from == to {
+            return;
+        }
+        if let Some(to) = to {
+            *self.ends.entry(to).or_insert(0) += 1;
+        }
+        if let Some(count) = from.and_then(|from| self.ends.get_mut(&from)) {
+            *count -= 1;
+        }
+        if let Some(from) = from.filter(|from| self.ends.get(from) == Some(&0)) {
+            self.ends.remove(&from);
+        }
     }
 
     /// Neighbour first, so that the route never leads to an unknown neighbour.
@@ -133,6 +152,7 @@ impl Engine {
         }
         self.release_prefixes(now, overlay);
         let Some(binding) = self.bindings.remove(&overlay) else { return };
+        self.end_moved(Some(binding.nbma).filter(|_| source != Source::Local), None);
         self.timers.cancel(TimerKey::Binding(overlay));
         self.forget_push(overlay);
         if source != Source::Local {

@@ -37,7 +37,7 @@ mod shortcut;
 mod snapshot;
 mod timers;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
 use hashbrown::HashMap;
@@ -87,6 +87,8 @@ pub struct Engine {
     /// Drops since the last event, by reason and peer.
     drop_log: Map<(DropReason, Option<IpAddr>), (Time, u64)>,
     bindings: Map<IpAddr, bindings::Binding>,
+    /// Underlay addresses that bindings lead to, and how many: what no route may lead into the tunnel.
+    ends: BTreeMap<IpAddr, u32>,
     /// Prefixes of others that lead to a binding: registered, external, static.
     prefixes: PrefixMap<routes::Owner>,
     hubs: Vec<client::Hub>,
@@ -214,6 +216,7 @@ impl Engine {
             counters: Counters::default(),
             drop_log: Map::default(),
             bindings: Map::default(),
+            ends: BTreeMap::new(),
             prefixes: PrefixMap::new(),
             hubs: Vec::new(),
             announced: PrefixMap::new(),

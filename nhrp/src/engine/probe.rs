@@ -33,11 +33,18 @@ pub(crate) struct Probe {
 }
 
 impl Engine {
-    /// What is known of the old holder of an address: it answered, it is silent, or (`None`) it has to be asked.
-    pub(crate) fn probed(&self, now: Time, overlay: IpAddr, holder: IpAddr) -> Option<bool> {
+    /// What is known of the old holder of an address: it answered, it is silent, or (`None`) it has to be asked. That
+    /// it answered a thief's claim says nothing about one from elsewhere: the holder may have moved there since.
+    pub(crate) fn probed(
+        &self,
+        now: Time,
+        overlay: IpAddr,
+        holder: IpAddr,
+        claimant: IpAddr,
+    ) -> Option<bool> {
         let probe = self.probes.get(&overlay).filter(|probe| probe.holder == holder)?;
         match probe.verdict {
-            Some(true) if probe.next <= now => None,
+            Some(true) if probe.next <= now || probe.claimant != claimant => None,
             verdict => verdict,
         }
     }

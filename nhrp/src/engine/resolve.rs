@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::bindings::Requester;
+use super::bindings::{Binding, Requester};
 use super::snapshot::Source;
 use super::timers::TimerKey;
 use super::{DropReason, Engine, Received, Rule, SWEEP_MS, TABLE_BOUND, Time};
@@ -144,6 +144,12 @@ impl Engine {
         if !known && self.enforced(Rule::RequesterKnown) {
             return self.drop(now, DropReason::Forbidden, Some(from));
         }
+        // The answer goes where the header says, or the NAT extension: for a client of ours we know better.
+        let client = requester_bound.filter(|it| it.nbma == from).map(|it| (it.nbma, it.claimed));
+        let honest = |(nbma, claimed)| header.src_nbma == nbma || Some(header.src_nbma) == claimed;
+        if client.is_some_and(|client| !honest(client)) && self.enforced(Rule::RequesterKnown) {
+            return self.drop(now, DropReason::Forbidden, Some(from));
+        }
         let next = match self.owner(header.dst_proto) {
             Some((overlay, binding)) => Some((overlay, binding.nbma, binding.holding_time)),
             None => self.announced.longest(header.dst_proto).and_then(|(_, announced)| {
@@ -167,9 +173,8 @@ impl Engine {
         {
             return self.drop(now, DropReason::TableFull, Some(from));
         }
-        let natted =
-            requester_bound.filter(|it| it.claimed.is_some()).map(|it| nat_cie(it.nbma, header.src_proto));
-        let bytes = self.passed(received, ext::FORWARD_RECORD, natted);
+        let seen = client.map(|(nbma, _)| nat_cie(nbma, header.src_proto));
+        let bytes = self.passed(received, ext::FORWARD_RECORD, seen, Some(header.src_nbma));
         let forwarded = Forwarded { to, until: now.after(FORWARDED_MS) };
         self.forwarded.insert((header.src_proto, header.request_id), forwarded);
         self.timers.arm(TimerKey::Sweep, now.after(SWEEP_MS));
@@ -218,17 +223,29 @@ impl Engine {
             return self.send_error(now, from, received.packet, ErrorCode::HopCountExceeded);
         }
         let egress = received.packet.cies().next().and_then(|cie| cie.proto);
-        let natted = egress.and_then(|proto| {
-            let binding = self.bindings.get(&proto).filter(|it| it.claimed.is_some())?;
-            Some(nat_cie(binding.nbma, proto))
-        });
-        let bytes = self.passed(received, ext::REVERSE_RECORD, natted);
+        let known = egress.and_then(|proto| Some((proto, self.bindings.get(&proto)?)));
+        let told = received.packet.cies().next().and_then(|cie| cie.nbma);
+        let elsewhere =
+            |(_, it): &(IpAddr, &Binding)| told.is_some_and(|told| told != it.nbma) && told != it.claimed;
+        if known.as_ref().is_some_and(elsewhere) && self.enforced(Rule::ForwardedReplyPath) {
+            return self.drop(now, DropReason::Forbidden, Some(from));
+        }
+        let seen = known.map(|(proto, it)| nat_cie(it.nbma, proto));
+        let bytes = self.passed(received, ext::REVERSE_RECORD, seen, told);
         self.pass_on(PacketType::ResolutionReply, to, bytes);
     }
 
-    /// The packet as we pass it on: one hop less, ourselves in the record, the NAT extension filled if it is empty
-    /// and the sender is natted, the password ours.
-    fn passed(&self, received: &Received<'_>, record: u16, natted: Option<Cie>) -> Vec<u8> {
+    /// The packet as we pass it on: one hop less, ourselves in the record, the password ours. The NAT extension says
+    /// where the client is `seen`, if that is not where it is `claimed` to be or the extension says something else.
+    fn passed(
+        &self,
+        received: &Received<'_>,
+        record: u16,
+        seen: Option<Cie>,
+        claimed: Option<IpAddr>,
+    ) -> Vec<u8> {
+        let proto = seen.map(|cie| cie.proto);
+        let mut told = false;
         let header = received.header();
         let hops = header.hop_count.saturating_sub(1);
         let mut builder = Builder::forward(received.packet, hops);
@@ -239,10 +256,14 @@ impl Engine {
             let Extension { compulsory, kind, value } = extension;
             builder = match kind {
                 ext::AUTHENTICATION => self.authenticated(builder, None),
-                ext::NAT if value.is_empty() => match &natted {
-                    Some(cie) => builder.extension_cies(compulsory, kind, std::slice::from_ref(cie)),
-                    None => builder.extension(compulsory, kind, value),
-                },
+                ext::NAT => {
+                    told = true;
+                    let said = extension.cies().into_iter().flatten().find(|cie| Some(cie.proto) == proto);
+                    match seen.filter(|cie| cie.nbma != said.map_or(claimed, |said| said.nbma)) {
+                        Some(cie) => builder.extension_cies(compulsory, kind, &[cie]),
+                        None => builder.extension(compulsory, kind, value),
+                    }
+                }
                 _ if kind == record && record_us => {
                     let mut list: Vec<_> = extension.cies().map(Iterator::collect).unwrap_or_default();
                     list.extend(local.map(|local| self.own_cie(local)));
@@ -250,6 +271,9 @@ impl Engine {
                 }
                 _ => builder.extension(compulsory, kind, value),
             };
+        }
+        if let Some(cie) = seen.filter(|cie| !told && cie.nbma != claimed) {
+            builder = builder.extension_cies(false, ext::NAT, &[cie]);
         }
         let builder = if received.packet.has_extensions() { builder.with_extensions() } else { builder };
         builder.finish()

@@ -99,6 +99,8 @@ impl Engine {
         for state in &snapshot.bindings {
             self.resume_binding(now, snapshot, state, elapsed_ms);
         }
+        // Before anybody asks: a list without those who are still registered would take their routes away.
+        self.rebuild_list();
         self.resume_announced(now, snapshot, elapsed_ms);
         let Some(nhs) = self.hubs.iter().find_map(super::client::Hub::nbma) else { return };
         for state in &snapshot.shortcuts {

@@ -77,6 +77,10 @@ impl Engine {
             None => Vec::new(),
         };
         self.purge_requesters(now, overlay, &told);
+        if !gone.is_empty() {
+            // What it no longer announces may still be declared for it.
+            self.externals_of(now, overlay);
+        }
     }
 
     /// Why `overlay` (at `nbma`) may not announce `prefix`.
@@ -110,12 +114,32 @@ impl Engine {
             .map(|(net, owner)| format!("it overlaps with {net}, which {} announced first", owner.via))
     }
 
-    /// An underlay address of a tunnel end that we know by configuration and that lies inside `prefix`: a route of
+    /// An underlay address of a tunnel end (configured, or bound) that lies inside `prefix`: a route of
     /// that prefix into the tunnel would lead the tunnel into itself.
     pub(crate) fn underlay_inside(&self, prefix: IpNet) -> Option<IpAddr> {
         let nhs = self.config.nhs.iter().flat_map(|nhs| nhs.nbma.iter());
         let statics = self.config.statics.iter().map(|binding| &binding.nbma);
-        self.config.nbma.iter().chain(nhs).chain(statics).copied().find(|nbma| prefix.contains(nbma))
+        let configured = self.config.nbma.iter().chain(nhs).chain(statics).copied();
+        let bound = self.ends.range(prefix.network()..=prefix.broadcast()).map(|(nbma, _)| *nbma).next();
+        bound.or_else(|| configured.into_iter().find(|nbma| prefix.contains(nbma)))
+    }
+
+    /// A peer turned up at `nbma`: a prefix of another one that contains it would lead the tunnel into itself, and
+    /// goes. The peer's address is where its packets come from; the prefix is what somebody says.
+    pub(crate) fn clear_way_to(&mut self, now: Time, nbma: IpAddr) {
+        while let Some((prefix, owner)) = self.prefixes.longest(nbma) {
+            let via = owner.via;
+            if !self.enforced(Rule::PrefixUnderlay) {
+                return;
+            }
+            if let Some(binding) = self.bindings.get_mut(&via) {
+                binding.prefixes.retain(|net| *net != prefix);
+                binding.refused.push(prefix);
+            }
+            self.remove_prefix(now, prefix);
+            let reason = format!("it contains the underlay address {nbma}");
+            self.event(Event::PrefixRefused { prefix, from: via, reason });
+        }
     }
 
     pub(crate) fn insert_prefix(&mut self, now: Time, prefix: IpNet, owner: Owner) {

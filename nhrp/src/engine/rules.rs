@@ -44,6 +44,8 @@ rules! {
     NatTrust,
     /// There is no shortcut to an egress behind NAT.
     NattedEgress,
+    /// An egress that two answers place at different addresses is at neither.
+    OneEgress,
     /// Only addresses of the overlay can be registered.
     OverlayOnly,
     /// A packet without the password is dropped.

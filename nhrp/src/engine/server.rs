@@ -119,7 +119,7 @@ impl Engine {
             Uniqueness::None => Verdict::Accept,
             Uniqueness::Nbma if !old.unique => Verdict::Accept,
             Uniqueness::Nbma => taken("another registered spoke"),
-            Uniqueness::Identity => match self.probed(now, claim, holder) {
+            Uniqueness::Identity => match self.probed(now, claim, holder, from) {
                 Some(true) => taken("a spoke that still answers"),
                 Some(false) => Verdict::Accept,
                 None => Verdict::Probe,

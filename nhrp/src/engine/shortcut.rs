@@ -119,9 +119,11 @@ impl Engine {
         self.outputs.push_back(Output::InstallNeighbour { link, overlay, nbma: nhs });
         if !known {
             self.start_ask(now, overlay, nhs, None);
-            if let Some(shortcut) = self.shortcuts.get_mut(IpNet::from(overlay)) {
-                shortcut.interim = true;
-            }
+        }
+        // Goes when the question is settled, or may be asked again: the kernel asks anew then.
+        let shortcut = self.shortcuts.get_mut(IpNet::from(overlay));
+        if let Some(shortcut) = shortcut.filter(|it| it.phase != ShortcutPhase::Up) {
+            shortcut.interim = true;
         }
     }
 
@@ -161,16 +163,26 @@ impl Engine {
         self.ask(now, key);
     }
 
+    /// An id that nobody can tell from those before: whoever was asked for something of its own must not be able to
+    /// answer the next question, to somebody else, as well.
+    fn secret_id(&mut self) -> u32 {
+        loop {
+            let id = self.rng.next() as u32;
+            if !self.asks.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
     /// Sends a request for a shortcut: a new one, or (same id) the one under way again.
     fn ask(&mut self, now: Time, key: IpNet) {
-        let fresh = self.next_id;
+        let fresh = self.secret_id();
         let Some(shortcut) = self.shortcuts.get_mut(key) else { return };
         let (id, tries) = shortcut.ask.map_or((fresh, 0), |ask| (ask.id, ask.tries));
         let wait = RETRY_S.get(tries).copied().unwrap_or(7) * 1000;
         shortcut.ask = Some(Ask { id, tries: tries + 1, next: now.after(wait) });
         let (asked, nhs) = (shortcut.asked, shortcut.nhs);
-        if id == fresh && tries == 0 {
-            self.new_id();
+        if tries == 0 {
             self.asks.insert(id, key);
         }
         self.timers.arm(TimerKey::Shortcut(key), now.after(wait));

@@ -2,6 +2,7 @@
 
 #![allow(unreachable_pub, reason = "one binary: `pub` means shared between the scenarios")]
 
+mod found;
 mod net;
 mod prefixes;
 mod registration;

@@ -275,6 +275,7 @@ fn requests_of_strangers_and_loops() {
     let request = |src: u32, hops: u8, record: &[Cie]| {
         let mut header = header(PacketType::ResolutionRequest, 900, src, 3);
         header.hop_count = hops;
+        header.src_nbma = nbma(src);
         header.dst_proto = ip("10.3.0.5");
         Builder::new(&header)
             .cie(&Cie { holding_time: 600, ..Cie::default() })
@@ -302,6 +303,7 @@ fn requests_of_strangers_and_loops() {
     sim.run(1000);
     // What nobody understands must be understood: at the egress an error, at the transit passed on without a trace.
     let mut strange = header(PacketType::ResolutionRequest, 901, 2, 3);
+    strange.src_nbma = nbma(2);
     strange.dst_proto = ip("10.3.0.5");
     let strange = Builder::new(&strange)
         .cie(&Cie { holding_time: 600, ..Cie::default() })
