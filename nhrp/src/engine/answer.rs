@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::path::Answer;
 use super::prefix_map::overlaps;
 use super::snapshot::Source;
 use super::{DropReason, Engine, Received, Rule, Time};
@@ -48,16 +49,19 @@ impl Engine {
             return self.negative(now, key, "the answer names no egress".into());
         };
         let in_overlay = self.config.overlay.iter().any(|net| net.contains(&via));
+        let natted = public.filter(|public| *public != nbma && self.enforced(Rule::NattedEgress));
+        // Without IPsec nothing opens the egress's NAT for us. An answer that came straight has opened it, but only
+        // for as long as the NAT remembers; one by way of the NHS has not, so that a trial shows what anybody meets.
+        if natted.is_some() && from != nhs {
+            return self.negative(now, key, format!("the egress {via} is behind NAT"));
+        }
+        let nbma = natted.unwrap_or(nbma);
         if !in_overlay
             || via.is_ipv4() != asked.is_ipv4()
             || self.is_local(via)
             || Some(nbma) == self.config.nbma
         {
             return self.negative(now, key, format!("{via} at {nbma} cannot be the egress"));
-        }
-        // Without IPsec nothing opens the egress's NAT for us: a shortcut would be a black hole.
-        if public.is_some_and(|public| public != nbma) && self.enforced(Rule::NattedEgress) {
-            return self.negative(now, key, format!("the egress {via} is behind NAT"));
         }
         if cie.holding_time == 0 {
             return self.negative(now, key, "the answer holds for no time".into());
@@ -72,7 +76,9 @@ impl Engine {
             return self.negative(now, key, "the destination is a tunnel's underlay address".into());
         };
         self.asks.remove(&header.request_id);
-        self.shortcut_up(now, key, prefix, covering, via, &cie, nbma);
+        let (holding_time, mtu) = (cie.holding_time, cie.mtu);
+        let natted = natted.is_some();
+        self.prove(now, key, Answer { prefix, covering, via, nbma, holding_time, mtu, natted });
     }
 
     /// What of the answered prefix is believed: never more than the route by the hub that covers it, never what is

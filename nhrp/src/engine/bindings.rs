@@ -52,7 +52,8 @@ impl Binding {
 
     /// Remembers who was told; the oldest goes when there are too many.
     pub(crate) fn remember(&mut self, now: Time, requester: Requester) {
-        self.requesters.retain(|old| old.until > now && old.overlay != requester.overlay);
+        let same = |old: &Requester| old.overlay == requester.overlay && old.prefix == requester.prefix;
+        self.requesters.retain(|old| old.until > now && !same(old));
         if self.requesters.len() >= REQUESTER_BOUND {
             self.requesters.remove(0);
         }
@@ -99,7 +100,11 @@ impl Engine {
             self.timers.arm(TimerKey::Binding(overlay), expires);
         }
         let local = binding.source == Source::Local;
+        self.note_nat(overlay, &binding);
         let before = self.bindings.insert(overlay, binding).filter(|old| old.source != Source::Local);
+        if let Some(old) = before.as_ref().filter(|old| old.nbma != nbma) {
+            self.forget_nat(overlay, old);
+        }
         self.end_moved(before.map(|old| old.nbma), (!local).then_some(nbma));
         if install {
             self.clear_way_to(now, nbma);
@@ -153,6 +158,7 @@ impl Engine {
         self.release_prefixes(now, overlay);
         let Some(binding) = self.bindings.remove(&overlay) else { return };
         self.end_moved(Some(binding.nbma).filter(|_| source != Source::Local), None);
+        self.forget_nat(overlay, &binding);
         self.timers.cancel(TimerKey::Binding(overlay));
         self.forget_push(overlay);
         if source != Source::Local {

@@ -19,6 +19,9 @@ use crate::wire::{Builder, Cie, CieCode, ErrorCode, PacketType, PrefixChunk, ext
 const MISSES: u32 = 3;
 /// Requests repeat after 1 s, doubled up to 2^6 s.
 const MAX_BACKOFF: u32 = 6;
+/// Behind NAT registrations go at least this often: they keep the NAT's entry alive, and tell the NHS when the NAT
+/// gave us another address.
+const NAT_INTERVAL_MS: u64 = 10_000;
 
 /// An NHS of the configuration.
 #[derive(Clone, Debug)]
@@ -427,8 +430,10 @@ impl Engine {
             return self.timers.arm(TimerKey::Registration(uid), now);
         }
         registration.told = 0;
+        let natted = registration.public.is_some();
         let third = (self.config.holding_time / 3).max(1);
         let interval = u64::from(self.config.registration_interval.unwrap_or(third).max(1)) * 1000;
+        let interval = if natted { interval.min(NAT_INTERVAL_MS) } else { interval };
         let delay = self.rng.jitter(interval);
         if let Some(registration) = self.registration_mut(uid) {
             registration.due = now.after(delay);

@@ -78,6 +78,7 @@ impl Engine {
             registration.public = None;
             uids.push(registration.uid);
         }
+        self.recheck_paths(now);
         if nbma.is_some() {
             return self.register_now(now);
         }

@@ -3,9 +3,10 @@
 //! A packet's way: [`Engine::handle_packet`] (here) reads it, checks the password and hands it to the part that the
 //! packet type belongs to:
 //! - `client`: registration with our NHSs; `learn`: the prefixes that they tell us
-//! - `server`: registrations with us; `probe`: who really holds an address; `announce`: what we tell clients
+//! - `server`: registrations with us; `probe`: who really holds an address; `nat`: several behind one address;
+//!   `announce`: what we tell clients; `multicast`: who gets it
 //! - `resolve`: requests and replies that we answer or pass on; `shortcut`: our own requests and their routes;
-//!   `answer`: what of the answers is believed
+//!   `answer`: what of the answers is believed; `path`: whether the egress is reached
 //! - `redirect`: hairpins → Traffic Indications; `purge`; `fault`: Error Indications
 //!
 //! What all of them work on: `bindings` (overlay host → NBMA) and `routes` (prefix → overlay host). `configure` works
@@ -23,6 +24,9 @@ mod fault;
 mod io;
 mod learn;
 mod limit;
+mod multicast;
+mod nat;
+mod path;
 mod prefix_map;
 mod probe;
 mod purge;
@@ -48,6 +52,7 @@ pub use config::{Config, External, Nhs, Phase, StaticBinding, Uniqueness};
 pub use counters::{ByType, Counters, DropReason};
 pub use event::Event;
 pub use io::{Input, LinkId, Origin, Output, RouteKind, Time};
+pub use multicast::Multicast;
 pub use rules::Rule;
 pub use snapshot::{
     AnnouncedState, BindingState, NhsPhase, NhsState, ShortcutPhase, ShortcutState, Snapshot, Source,
@@ -100,6 +105,10 @@ pub struct Engine {
     /// Failures by destination, for the back-off.
     failures: Map<IpAddr, shortcut::Failures>,
     probes: Map<IpAddr, probe::Probe>,
+    /// First overlay address registered from behind a NAT address.
+    natted: Map<IpAddr, IpAddr>,
+    /// Ways to egresses, by overlay address.
+    paths: Map<IpAddr, path::Path>,
     purges: Map<u32, purge::Job>,
     /// Requests of others that we passed on: (requester, id).
     forwarded: Map<(IpAddr, u32), resolve::Forwarded>,
@@ -182,6 +191,7 @@ impl Engine {
                 TimerKey::Registration(uid) => self.registration_due(now, uid),
                 TimerKey::Binding(overlay) => self.binding_due(now, overlay),
                 TimerKey::Probe(overlay) => self.probe_due(now, overlay),
+                TimerKey::Path(via) => self.path_due(now, via),
                 TimerKey::Flush => self.flush_announcements(now),
                 TimerKey::Push(overlay) => self.push_due(now, overlay),
                 TimerKey::Shortcut(prefix) => self.shortcut_due(now, prefix),
@@ -224,6 +234,8 @@ impl Engine {
             asks: Map::default(),
             failures: Map::default(),
             probes: Map::default(),
+            natted: Map::default(),
+            paths: Map::default(),
             purges: Map::default(),
             forwarded: Map::default(),
             announcer: announce::Announcer::starting_at(generation),

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use super::timers::TimerKey;
 use super::{DropReason, Engine, Received, Time};
-use crate::wire::{Builder, Cie, Packet, PacketType, flags};
+use crate::wire::{Packet, PacketType};
 
 const PROBES: u32 = 3;
 const PROBE_INTERVAL_MS: u64 = 333;
@@ -98,12 +98,7 @@ impl Engine {
         probe.next = now.after(PROBE_INTERVAL_MS);
         let (next, id, holder) = (probe.next, probe.request_id, probe.holder);
         self.timers.arm(TimerKey::Probe(overlay), next);
-        let Some(local) = self.local_like(overlay) else { return };
-        let Some(mut header) = self.header(PacketType::ResolutionRequest, id, local, overlay) else { return };
-        header.flags = flags::ROUTER | flags::AUTHORITATIVE | flags::SOURCE_STABLE | flags::NAT;
-        let own = Cie { mtu: self.config.mtu, holding_time: self.config.holding_time, ..Cie::default() };
-        let builder = self.request_extensions(Builder::new(&header).cie(&own));
-        let bytes = builder.extension(false, crate::wire::ext::NAT, &[]).finish();
+        let Some(bytes) = self.question(id, overlay, false) else { return };
         self.send(PacketType::ResolutionRequest, holder, bytes);
     }
 

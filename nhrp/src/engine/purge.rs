@@ -168,11 +168,12 @@ impl Engine {
         let nhs = self.is_nhs(from) || !self.enforced(Rule::PurgeFromNhs);
         let mut shortcuts = Vec::new();
         for (net, shortcut) in self.shortcuts.iter() {
-            let Some(via) = shortcut.via else { continue };
+            let Some(via) = shortcut.via.or_else(|| shortcut.pending.map(|it| it.via)) else { continue };
             if !prefix.contains(&net) && !prefix.contains(&via) {
                 continue;
             }
-            match nhs || self.bindings.get(&via).is_some_and(|it| it.nbma == from) {
+            let pending = shortcut.pending.is_some_and(|answer| answer.nbma == from);
+            match nhs || pending || self.bindings.get(&via).is_some_and(|it| it.nbma == from) {
                 true => shortcuts.push(net),
                 false => foreign = true,
             }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::config::Phase;
 use super::{DropReason, Engine, Time};
-use crate::wire::{Builder, PacketType};
+use crate::wire::{Builder, Cie, PacketType, ext};
 
 /// One indication a source and destination in this time.
 pub(crate) const PAIR_INTERVAL_MS: u64 = 2000;
@@ -24,10 +24,13 @@ impl Engine {
         let Some((src, dst)) = inner_addresses(packet) else {
             return self.drop(now, DropReason::HairpinMalformed, None);
         };
-        let (Some((src_via, source)), Some((dst_via, _))) = (self.owner(src), self.owner(dst)) else {
+        let (Some((src_via, source)), Some((dst_via, egress))) = (self.owner(src), self.owner(dst)) else {
             return self.drop(now, DropReason::NoSpoke, None);
         };
         let to = source.nbma;
+        // Who knows our extensions may look for the way to the egress while it asks for it.
+        let hint = Cie { nbma: Some(egress.nbma), proto: Some(dst_via), ..Cie::default() };
+        let hint = source.extended.then_some(hint);
         if src_via == dst_via {
             return self.drop(now, DropReason::Loop, Some(to));
         }
@@ -42,8 +45,12 @@ impl Engine {
         }
         let even = packet.len().min(PAYLOAD) & !1;
         let builder = Builder::new(&header).payload(packet.get(..even).unwrap_or(packet));
-        let bytes = self.authenticated(builder, None).finish();
-        self.send(PacketType::TrafficIndication, to, bytes);
+        let builder = self.authenticated(builder, None);
+        let builder = match hint {
+            Some(hint) => builder.extension_cies(false, ext::EGRESS, &[hint]),
+            None => builder,
+        };
+        self.send(PacketType::TrafficIndication, to, builder.finish());
     }
 }
 

@@ -63,11 +63,14 @@ impl Engine {
             }
         };
         let cie = Cie { prefix_len: prefix.prefix_len(), ..self.own_cie(local) };
-        let to = self.requester_nbma(received);
-        self.send_reply(received, to, local, &cie);
+        let nbma = self.requester_nbma(received);
+        // Behind NAT an answer that went straight would open the NAT for the requester, as long as the NAT pleases.
+        let back = self.public_nbma(local).is_some() || received.packet.extension(ext::BACK).is_some();
+        let by_nhs = back && self.is_nhs(received.from);
+        self.send_reply(received, if by_nhs { received.from } else { nbma }, local, &cie);
         let requester = Requester {
             overlay: header.src_proto,
-            nbma: to,
+            nbma,
             request_id: header.request_id,
             prefix,
             until: now.after(u64::from(self.config.holding_time) * 1000),
@@ -197,7 +200,7 @@ impl Engine {
     pub(crate) fn resolution_reply(&mut self, now: Time, received: &Received<'_>) {
         let header = *received.header();
         if self.is_local(header.src_proto) {
-            if !self.probe_answered(now, received) {
+            if !self.probe_answered(now, received) && !self.path_answered(now, received) {
                 self.ask_answered(now, received);
             }
             return;

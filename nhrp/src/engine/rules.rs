@@ -42,7 +42,7 @@ rules! {
     Loop,
     /// The NAT extension of a request counts only if it came by an NHS of ours.
     NatTrust,
-    /// There is no shortcut to an egress behind NAT.
+    /// There is no shortcut to an egress behind NAT unless the NAT lets us in.
     NattedEgress,
     /// An egress that two answers place at different addresses is at neither.
     OneEgress,
@@ -50,6 +50,8 @@ rules! {
     OverlayOnly,
     /// A packet without the password is dropped.
     Password,
+    /// A shortcut is used only over a way that has been shown to carry packets.
+    PathProof,
     /// A source of lower rank never replaces a binding.
     Precedence,
     /// A prefix that overlaps with another one's is refused.
@@ -105,7 +107,7 @@ impl Engine {
     }
 
     /// How many entries the tables hold that others can fill, by name.
-    pub fn table_sizes(&self) -> [(&'static str, usize); 9] {
+    pub fn table_sizes(&self) -> [(&'static str, usize); 11] {
         [
             ("bindings", self.bindings.len()),
             ("prefixes", self.prefixes.len()),
@@ -113,6 +115,8 @@ impl Engine {
             ("shortcuts", self.shortcuts.len()),
             ("failures", self.failures.len()),
             ("probes", self.probes.len()),
+            ("natted", self.natted.len()),
+            ("paths", self.paths.len()),
             ("purges", self.purges.len()),
             ("forwarded", self.forwarded.len()),
             ("drops", self.drop_log.len()),

@@ -96,6 +96,11 @@ impl Engine {
         if from.is_unspecified() || from.is_multicast() {
             return prohibited("no usable underlay address".into());
         }
+        if let Some(first) = self.shares_nat(claim, cie.nbma.unwrap_or(header.src_nbma), from) {
+            return prohibited(format!(
+                "{first} is registered from behind the same NAT address, and without IPsec nothing tells them apart"
+            ));
+        }
         let taken = |whose: &str| {
             Verdict::Refuse(CieCode::AlreadyRegistered, format!("the address belongs to {whose}"))
         };

@@ -1,10 +1,10 @@
 //! Shortcuts: who is asked, and the routes that come of the answer.
 //!
 //! ```text
-//!            redirect, kernel's request            answer
+//!            redirect, kernel's request            answer, way to the egress proven (see `path`)
 //!   (none) ───────────────────────────► Incomplete ──────► Up ──► (none): unused, purged, route under it gone
-//!                                            │ refused, silent        ▲ │ 2/3 of its time, used: asked again
-//!                                            ▼                        └─┘
+//!                                            │ refused, silent, way   ▲ │ 2/3 of its time, used: asked again
+//!                                            ▼ carries nothing        └─┘
 //!                                        Negative ──► (none) after a back-off that doubles
 //! ```
 //! In all states but Up traffic goes by the hub. Routes are put in from the far end (neighbour, host route, prefix)
@@ -16,6 +16,7 @@ use ipnet::IpNet;
 
 use super::bindings::Binding;
 use super::config::Phase;
+use super::path::Answer;
 use super::redirect::inner_addresses;
 use super::snapshot::{NhsPhase, ShortcutPhase, Source};
 use super::timers::TimerKey;
@@ -48,6 +49,8 @@ pub(crate) struct Shortcut {
     pub(crate) covering: Option<IpNet>,
     /// Phase 2: the neighbour leads to the hub until the answer comes.
     interim: bool,
+    /// Answered; the way to the egress is being tried.
+    pub(crate) pending: Option<Answer>,
 }
 
 /// A request under way.
@@ -88,6 +91,11 @@ impl Engine {
             return self.drop(now, DropReason::NotOurTraffic, Some(from));
         }
         self.start_ask(now, dst, from, Some(from));
+        let asking =
+            self.shortcuts.get(IpNet::from(dst)).is_some_and(|it| it.made == now && it.ask.is_some());
+        if asking {
+            self.egress_hinted(now, received);
+        }
     }
 
     /// The kernel has no neighbour for an overlay address (Phase 2): it is asked for, and the hub carries the
@@ -158,6 +166,7 @@ impl Engine {
             nhs,
             covering: None,
             interim: false,
+            pending: None,
         };
         self.shortcuts.insert(key, shortcut);
         self.ask(now, key);
@@ -165,7 +174,7 @@ impl Engine {
 
     /// An id that nobody can tell from those before: whoever was asked for something of its own must not be able to
     /// answer the next question, to somebody else, as well.
-    fn secret_id(&mut self) -> u32 {
+    pub(crate) fn secret_id(&mut self) -> u32 {
         loop {
             let id = self.rng.next() as u32;
             if !self.asks.contains_key(&id) {
@@ -207,25 +216,27 @@ impl Engine {
         self.send(PacketType::ResolutionRequest, nhs, builder.finish());
     }
 
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn shortcut_up(
-        &mut self,
-        now: Time,
-        key: IpNet,
-        prefix: IpNet,
-        covering: Option<IpNet>,
-        via: IpAddr,
-        cie: &Cie,
-        nbma: IpAddr,
-    ) {
+    /// The answer came: there is nothing more to ask, and a little more time.
+    pub(crate) fn await_path(&mut self, key: IpNet, answer: Answer, until: Time) {
+        let Some(shortcut) = self.shortcuts.get_mut(key) else { return };
+        shortcut.ask = None;
+        shortcut.pending = Some(answer);
+        if shortcut.phase == ShortcutPhase::Incomplete {
+            shortcut.expires = until;
+            self.timers.arm(TimerKey::Shortcut(key), until);
+        }
+    }
+
+    pub(crate) fn shortcut_up(&mut self, now: Time, key: IpNet, answer: &Answer) {
+        let Answer { prefix, covering, via, nbma, .. } = *answer;
         let Some(old) = self.shortcuts.remove(key) else { return };
         self.timers.cancel(TimerKey::Shortcut(key));
-        let hold = u64::from(cie.holding_time) * 1000;
+        let hold = u64::from(answer.holding_time) * 1000;
         let expires = now.after(hold);
         let binding = Binding {
             expires: Some(expires),
-            holding_time: cie.holding_time,
-            mtu: cie.mtu,
+            holding_time: answer.holding_time,
+            mtu: answer.mtu,
             ..Binding::new(nbma, Source::Resolved, now)
         };
         // One of higher rank is as good: the route leads to where that one is.
@@ -246,6 +257,7 @@ impl Engine {
             nhs: old.nhs,
             covering,
             interim: false,
+            pending: None,
         };
         let query = now.after(hold * 2 / 3);
         let replaced = self.shortcuts.insert(prefix, shortcut);
@@ -322,10 +334,7 @@ impl Engine {
 
     /// The request failed: traffic stays on the hub's path, and nobody asks again for a while.
     pub(crate) fn negative(&mut self, now: Time, key: IpNet, reason: String) {
-        let Some(shortcut) = self.shortcuts.get(key) else { return };
-        let (asked, nhs, made, interim) = (shortcut.asked, shortcut.nhs, shortcut.made, shortcut.interim);
-        // Gives up the route first, if this was a renewal.
-        self.shortcut_silently_down(now, key);
+        let Some(asked) = self.shortcuts.get(key).map(|shortcut| shortcut.asked) else { return };
         let count = self.failures.get(&asked).map_or(0, |failures| failures.count);
         let wait = (BACKOFF_MS << count.min(8)).min(BACKOFF_MAX_MS);
         let expires = now.after(wait);
@@ -334,6 +343,15 @@ impl Engine {
             self.failures.insert(asked, failures);
             self.timers.arm(TimerKey::Sweep, now.after(SWEEP_MS));
         }
+        self.negative_until(now, key, reason, expires);
+    }
+
+    /// As [`Self::negative`], for a time that somebody else has set.
+    pub(crate) fn negative_until(&mut self, now: Time, key: IpNet, reason: String, expires: Time) {
+        let Some(shortcut) = self.shortcuts.get(key) else { return };
+        let (asked, nhs, made, interim) = (shortcut.asked, shortcut.nhs, shortcut.made, shortcut.interim);
+        // Gives up the route first, if there was one.
+        self.shortcut_silently_down(now, key);
         let prefix = IpNet::from(asked);
         self.event(Event::ShortcutDown { prefix, reason: reason.clone() });
         let shortcut = Shortcut {
@@ -349,6 +367,7 @@ impl Engine {
             nhs,
             covering: None,
             interim,
+            pending: None,
         };
         self.shortcuts.insert(prefix, shortcut);
         self.timers.arm(TimerKey::Shortcut(prefix), expires);
@@ -377,11 +396,15 @@ impl Engine {
         if shortcut.phase == ShortcutPhase::Up && shortcut.expires <= now && !ends {
             return;
         }
+        let asked = shortcut.asked;
         match shortcut.phase {
             ShortcutPhase::Negative => self.shortcut_down(now, key, ""),
             ShortcutPhase::Incomplete => match shortcut.ask {
                 Some(ask) if ask.tries < RETRY_S.len() => self.ask(now, key),
-                _ => self.negative(now, key, "no answer".into()),
+                _ => {
+                    let reason = self.why_silent(asked);
+                    self.negative(now, key, reason);
+                }
             },
             ShortcutPhase::Up if shortcut.expires <= now => {
                 let reason = if shortcut.used { "not renewed" } else { "not used" };
@@ -402,6 +425,13 @@ impl Engine {
                 let next = shortcut.ask.map_or(shortcut.expires, |ask| ask.next.min(shortcut.expires));
                 self.timers.arm(TimerKey::Shortcut(key), next);
             }
+        }
+    }
+
+    fn why_silent(&self, asked: IpAddr) -> String {
+        match self.local_like(asked).and_then(|local| self.public_nbma(local)) {
+            Some(public) => format!("no answer: we are behind NAT at {public}, where nobody gets in"),
+            None => "no answer".into(),
         }
     }
 
@@ -470,10 +500,12 @@ impl Engine {
             nhs,
             covering,
             interim: false,
+            pending: None,
         };
         self.shortcuts.insert(prefix, shortcut);
         self.timers.arm(TimerKey::Shortcut(prefix), query);
         self.install_shortcut(prefix, via);
+        self.resume_path(now, via);
     }
 
     /// Puts all routes of shortcuts out again (the link changed).

@@ -16,6 +16,7 @@ pub(crate) enum TimerKey {
     Registration(u32),
     Binding(IpAddr),
     Probe(IpAddr),
+    Path(IpAddr),
     /// Gathered changes of the list of reachable prefixes.
     Flush,
     Push(IpAddr),

@@ -21,6 +21,10 @@ pub mod ext {
     pub const NAT: u16 = 9;
     /// Our prefix lists, not compulsory (range for experiments).
     pub const PREFIXES: u16 = 0x3800;
+    /// Where the egress of redirected traffic is (one CIE), in our Traffic Indications to nodes of ours.
+    pub const EGRESS: u16 = 0x3805;
+    /// In a Resolution Request: the answer is to go back by the NHS that the request comes by. Empty.
+    pub const BACK: u16 = 0x3806;
 }
 
 /// Bit "compulsory" of the type word.

@@ -3,7 +3,10 @@
 #![allow(unreachable_pub, reason = "one binary: `pub` means shared between the scenarios")]
 
 mod found;
+mod multicast;
+mod nat;
 mod net;
+mod paths;
 mod prefixes;
 mod registration;
 mod restart;

@@ -80,7 +80,8 @@ pub struct Node {
     pub withdrawn: bool,
     /// Address that the network sees instead of its own.
     pub nat: Option<IpAddr>,
-    /// The NAT lets in only who was sent something.
+    /// The NAT is 1:1 and lets everybody in; else it lets in only who was sent something.
+    pub one_to_one: bool,
     opened: BTreeSet<IpAddr>,
     /// Destinations of data sent, and when.
     used: BTreeMap<IpAddr, Time>,
@@ -176,6 +177,7 @@ impl Net {
             events: Vec::new(),
             withdrawn: false,
             nat,
+            one_to_one: false,
             opened: BTreeSet::new(),
             used: BTreeMap::new(),
             alive: true,
@@ -200,6 +202,16 @@ impl Net {
         self.by_nbma.insert(nbma, index);
         self.nodes[index].config.nbma = Some(nbma);
         self.input(index, Input::Nbma { link: LINK, nbma: Some(nbma) });
+    }
+
+    /// The NAT gives out another address, and has forgotten whom it let in.
+    pub fn rebind(&mut self, index: usize, public: IpAddr) {
+        let old = self.nodes[index].nat.replace(public).unwrap();
+        if self.by_nbma.get(&old) == Some(&index) {
+            self.by_nbma.remove(&old);
+        }
+        self.by_nbma.insert(public, index);
+        self.nodes[index].opened.clear();
     }
 
     /// The agent dies and comes back after `ms`; the kernel's tables stay.
@@ -358,7 +370,7 @@ impl Net {
     fn reach(&self, from: IpAddr, to: IpAddr) -> Option<usize> {
         let target = *self.by_nbma.get(&to)?;
         let node = &self.nodes[target];
-        (node.nat.is_none() || node.opened.contains(&from)).then_some(target)
+        (node.nat.is_none() || node.one_to_one || node.opened.contains(&from)).then_some(target)
     }
 
     pub fn random(&mut self) -> u64 {

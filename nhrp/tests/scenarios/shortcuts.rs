@@ -72,9 +72,11 @@ fn renewed_while_used_and_gone_when_idle() {
     }
     let ups = sim.nodes[A].events.iter().filter(|event| matches!(event, Event::ShortcutUp { .. })).count();
     assert_eq!(ups, 1, "a renewal is no event");
-    // Renewals go at two thirds of 60 s.
-    let requests =
-        sim.wire.iter().filter(|sent| sent.is(PacketType::ResolutionRequest) && sent.from == nbma(2));
+    // Renewals go at two thirds of 60 s, by the hub.
+    let requests = sim
+        .wire
+        .iter()
+        .filter(|sent| sent.is(PacketType::ResolutionRequest) && sent.from == nbma(2) && sent.to == nbma(1));
     assert!((5..=6).contains(&requests.count()));
     sim.run(130_000);
     assert_eq!(sim.path(A, b).unwrap(), [A, 0, B], "unused: by the hub again");
@@ -151,7 +153,9 @@ fn blocked_path_stays_on_the_hub() {
     let requests = |sim: &Net| {
         sim.wire
             .iter()
-            .filter(|sent| sent.is(PacketType::ResolutionRequest) && sent.from == nbma(2))
+            .filter(|sent| {
+                sent.is(PacketType::ResolutionRequest) && sent.from == nbma(2) && sent.to == nbma(1)
+            })
             .map(|sent| sent.at)
             .collect::<Vec<_>>()
     };
