@@ -7,13 +7,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::bindings::Binding;
+use super::bindings::{Binding, Requester};
 use super::learn::Announced;
-use super::requesters::Requester;
 use super::shortcut::Resumed;
 use super::snapshot::{
-    AnnouncedState, BindingState, NhsPhase, NhsState, RequesterState, ShortcutPhase, ShortcutState, Snapshot,
-    Source,
+    AnnouncedState, BindingState, NhsPhase, NhsState, ShortcutPhase, ShortcutState, Snapshot, Source,
 };
 use super::{Engine, Time};
 
@@ -99,7 +97,7 @@ impl Engine {
         self.install_configured(now);
         self.resume_nhs(now, snapshot);
         for state in &snapshot.bindings {
-            self.resume_binding(now, state, elapsed_ms);
+            self.resume_binding(now, snapshot, state, elapsed_ms);
         }
         // Before anybody asks: a list without those who are still registered would take their routes away.
         self.rebuild_list();
@@ -158,7 +156,7 @@ impl Engine {
         }
     }
 
-    fn resume_binding(&mut self, now: Time, state: &BindingState, elapsed_ms: u64) {
+    fn resume_binding(&mut self, now: Time, snapshot: &Snapshot, state: &BindingState, elapsed_ms: u64) {
         let overlay = state.overlay;
         let left = state.expires_ms.unwrap_or(0).saturating_sub(elapsed_ms);
         let inside = self.config.overlay.iter().any(|net| net.contains(&overlay));
@@ -203,14 +201,16 @@ impl Engine {
                 self.list_changed(now);
             }
         }
-        for it in state.requesters.iter().filter(|it| it.left_ms > elapsed_ms) {
+        for (requester, request_id) in &state.requesters {
+            let at = snapshot.bindings.iter().find(|it| it.overlay == *requester).map(|it| it.nbma);
+            // An egress asked directly is told by way of nobody: its address is known only if it is bound.
+            let Some(nbma) = at else { continue };
             let requester = Requester {
-                overlay: it.overlay,
-                asked: it.asked,
-                nbma: it.nbma,
-                request_id: it.request_id,
-                prefix: it.prefix,
-                until: now.after(it.left_ms - elapsed_ms),
+                overlay: *requester,
+                nbma,
+                request_id: *request_id,
+                prefix: IpNet::from(overlay),
+                until: now.after(u64::from(state.holding_time.max(self.config.holding_time)) * 1000),
             };
             self.remember(now, overlay, requester);
         }
@@ -238,14 +238,6 @@ fn before(now: Time, ms: u64) -> Time {
 }
 
 fn binding_state(now: Time, overlay: IpAddr, binding: &Binding) -> BindingState {
-    let requesters = binding.requesters.sorted().into_iter().map(|it| RequesterState {
-        overlay: it.overlay,
-        asked: it.asked,
-        nbma: it.nbma,
-        request_id: it.request_id,
-        prefix: it.prefix,
-        left_ms: it.until.since(now),
-    });
     BindingState {
         overlay,
         nbma: binding.nbma,
@@ -256,7 +248,7 @@ fn binding_state(now: Time, overlay: IpAddr, binding: &Binding) -> BindingState 
         expires_ms: binding.expires.map(|expires| expires.since(now)),
         holding_time: binding.holding_time,
         prefixes: binding.prefixes.clone(),
-        requesters: requesters.collect(),
+        requesters: binding.requesters.iter().map(|it| (it.overlay, it.request_id)).collect(),
         extended: binding.extended,
         mtu: binding.mtu,
     }

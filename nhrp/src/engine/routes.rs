@@ -65,13 +65,19 @@ impl Engine {
                 self.insert_prefix(now, *prefix, Owner { via: overlay, external: None });
             }
         }
-        if let Some(binding) = self.bindings.get_mut(&overlay) {
-            binding.prefixes = kept;
-            binding.refused = refused;
-        }
+        let told = match self.bindings.get_mut(&overlay) {
+            Some(binding) => {
+                binding.prefixes = kept;
+                binding.refused = refused;
+                let told = |requester: &super::bindings::Requester| {
+                    gone.iter().any(|prefix| overlaps(*prefix, requester.prefix))
+                };
+                binding.requesters.extract_if(.., |requester| told(requester)).collect()
+            }
+            None => Vec::new(),
+        };
+        self.purge_requesters(now, overlay, &told);
         if !gone.is_empty() {
-            let told = self.take_requesters(overlay, |it| gone.iter().any(|net| overlaps(*net, it.prefix)));
-            self.purge_prefixes(now, &told);
             // What it no longer announces may still be declared for it.
             self.externals_of(now, overlay);
         }
@@ -116,6 +122,15 @@ impl Engine {
         let configured = self.config.nbma.iter().chain(nhs).chain(statics).copied();
         let bound = self.ends.range(prefix.network()..=prefix.broadcast()).map(|(nbma, _)| *nbma).next();
         bound.or_else(|| configured.into_iter().find(|nbma| prefix.contains(nbma)))
+    }
+
+    /// A prefix (but for a default route) that a route of ours leads into the tunnel and that contains `nbma`.
+    pub(crate) fn tunnelled(&self, nbma: IpAddr) -> Option<IpNet> {
+        let registered = self.prefixes.longest(nbma).map(|(prefix, _)| prefix);
+        let announced = self.announced.longest(nbma).map(|(prefix, _)| prefix);
+        let up = |(prefix, shortcut): (IpNet, &super::shortcut::Shortcut)| shortcut.via.map(|_| prefix);
+        let found = registered.or(announced).or_else(|| self.shortcuts.longest(nbma).and_then(up));
+        found.filter(|prefix| prefix.prefix_len() > 0)
     }
 
     /// A peer turned up at `nbma`: a prefix of another one that contains it would lead the tunnel into itself, and

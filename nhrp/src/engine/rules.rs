@@ -46,6 +46,8 @@ rules! {
     NattedEgress,
     /// An egress that two answers place at different addresses is at neither.
     OneEgress,
+    /// An overlay address is its own egress.
+    OverlayEgress,
     /// Only addresses of the overlay can be registered.
     OverlayOnly,
     /// A packet without the password is dropped.

@@ -160,6 +160,42 @@ fn a_refused_thief_does_not_delay_a_move() {
     assert!(took < 1500, "{took} ms");
 }
 
+/// Whoever is asked for its own tunnel address says so, and nothing about those of others.
+#[test]
+fn a_tunnel_address_is_its_own_egress() {
+    let mut sim = square(211);
+    sim.nodes[3].alive = false;
+    sim.ping(A, overlay(2), overlay(MALLORY));
+    sim.run(20);
+    let asked = |sent: &&Sent| sent.is(PacketType::ResolutionRequest) && sent.from == nbma(2);
+    let id = sim.wire.iter().find(asked).unwrap().message.header.request_id;
+    let header = header(PacketType::ResolutionReply, id, 2, "10.255.0.4");
+    let lie = Cie { prefix_len: 32, holding_time: 60, ..place(3, MALLORY) };
+    sim.inject(nbma(MALLORY), A, &Builder::new(&header).cie(&lie).finish());
+    assert!(!sim.nodes[A].neighbours.contains_key(&overlay(3)));
+    assert_eq!(sim.path(A, overlay(3)).unwrap(), [A, 0, B]);
+}
+
+/// Nor is there a shortcut to one whose underlay address the hub has told to be reachable by the tunnel.
+#[test]
+fn an_egress_inside_an_announced_prefix_is_refused() {
+    let mut sim = square(212);
+    // Before anybody is there: the hub tells it to all.
+    sim.inject(nbma(MALLORY), 0, &registration("198.18.7.0/24"));
+    sim.run(100);
+    assert!(sim.nodes[A].routes.contains_key(&(net("198.18.7.0/24"), RouteKind::Announced)));
+    sim.cut.insert((nbma(1), nbma(3)));
+    sim.ping(A, ip("10.2.0.5"), overlay(MALLORY));
+    let mut header = header(PacketType::ResolutionReply, 0, 2, "10.255.0.4");
+    sim.nodes[3].alive = false;
+    sim.run(20);
+    let asked = sim.wire.iter().find(|sent| sent.is(PacketType::ResolutionRequest)).unwrap();
+    header.request_id = asked.message.header.request_id;
+    let inside = Cie { prefix_len: 32, holding_time: 60, ..place(MALLORY, 0x704) };
+    sim.inject(nbma(0x704), A, &Builder::new(&header).cie(&inside).finish());
+    assert!(!sim.nodes[A].neighbours.contains_key(&overlay(MALLORY)));
+}
+
 #[test]
 fn ids_of_questions_do_not_follow_each_other() {
     let mut sim = square(206);
