@@ -11,6 +11,7 @@ use serde_json::Value;
 /// A room and the rooms of ours that it may import. Rooms that do not stand yet are listed with their doors already.
 const DOORS: &[(&str, &[&str])] = &[
     ("nhrp", &[]),
+    ("nhrp-sim", &["nhrp"]),
     ("vici", &[]),
     ("dataplane", &[]),
     ("crds", &[]),
