@@ -18,7 +18,7 @@ pub mod wire;
 
 pub use engine::{
     AnnouncedState, BindingState, ByType, Config, Counters, DropReason, Engine, Event, External, Input,
-    LinkId, Multicast, Nhs, NhsPhase, NhsState, Origin, Output, Phase, RouteKind, Rule, ShortcutPhase,
-    ShortcutState, Snapshot, Source, StaticBinding, Time, Uniqueness,
+    LinkId, Multicast, Nhs, NhsPhase, NhsState, Origin, Output, Phase, RequesterState, RouteKind, Rule,
+    Secret, ShortcutPhase, ShortcutState, Snapshot, Source, StaticBinding, Time, Uniqueness,
 };
 pub use wire::PacketType;

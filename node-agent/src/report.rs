@@ -231,7 +231,7 @@ fn binding_entry(binding: &BindingState) -> CacheEntry {
         created_seconds: binding.age_ms / 1000,
         expire_seconds: binding.expires_ms.map(|ms| ms / 1000),
         preference: 255,
-        requesters: binding.requesters.clone(),
+        requesters: binding.requesters.iter().map(|it| (it.overlay, it.request_id)).collect(),
     }
 }
 

@@ -17,7 +17,7 @@ struct Saved {
 }
 
 /// Version of the file; another version is ignored (the kernel's state and the peers' next registrations make up for it).
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Directory of snapshots for an agent that listens on `socket`.
 pub fn directory(socket: &Path) -> PathBuf {

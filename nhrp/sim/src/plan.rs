@@ -213,7 +213,7 @@ impl Plan {
             registration_interval: None,
             unique,
             uniqueness: Uniqueness::Identity,
-            authentication: self.passwords.clone(),
+            authentication: self.passwords.iter().cloned().map(Into::into).collect(),
             mtu: 1400,
         }
     }

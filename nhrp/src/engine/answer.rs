@@ -12,6 +12,8 @@ use crate::wire::{CieCode, ErrorCode, Header, ext};
 
 /// No answer is believed about more of the address space than this (prefix length IPv4, IPv6).
 const SHORTEST: (u8, u8) = (8, 16);
+/// Requests remembered after their answer.
+const ANSWERED: usize = 64;
 
 impl Engine {
     /// A reply to a request of our own.
@@ -22,14 +24,20 @@ impl Engine {
         if key.is_none() && !self.enforced(Rule::ReplyId) {
             key = Some(IpNet::from(header.dst_proto));
         }
-        let Some((key, shortcut)) = key.and_then(|key| Some((key, self.shortcuts.get(key)?))) else {
-            return self.drop(now, DropReason::Unsolicited, Some(from));
+        let any = !self.enforced(Rule::ReplyAddresses);
+        let asked = key.and_then(|key| Some((key, self.shortcuts.get(key)?))).filter(|(_, shortcut)| {
+            let asked = shortcut.asked;
+            header.dst_proto == asked && self.local_like(asked) == Some(header.src_proto) || any
+        });
+        let Some((key, shortcut)) = asked else {
+            self.drop(now, DropReason::Unsolicited, Some(from));
+            // A request that was repeated may well be answered twice.
+            if !self.answered.contains(&header.request_id) {
+                self.send_error(now, from, received.packet, ErrorCode::InvalidReply);
+            }
+            return;
         };
         let asked = shortcut.asked;
-        let matching = header.dst_proto == asked && self.local_like(asked) == Some(header.src_proto);
-        if !matching && self.enforced(Rule::ReplyAddresses) {
-            return self.drop(now, DropReason::Unsolicited, Some(from));
-        }
         let nhs = shortcut.nhs;
         let Some(cie) = received.packet.cies().next() else {
             return self.drop(now, DropReason::Malformed, Some(from));
@@ -84,6 +92,10 @@ impl Engine {
             return self.negative(now, key, "the destination is a tunnel's underlay address".into());
         };
         self.asks.remove(&header.request_id);
+        if self.answered.len() >= ANSWERED {
+            self.answered.pop_front();
+        }
+        self.answered.push_back(header.request_id);
         let (holding_time, mtu) = (cie.holding_time, cie.mtu);
         let natted = natted.is_some();
         self.prove(now, key, Answer { prefix, covering, via, nbma, holding_time, mtu, natted });
@@ -123,15 +135,21 @@ impl Engine {
     }
 
     /// An Error Indication about a request of ours: back to the hub's path, never a black hole.
+    /// Only the NHS that was asked says so, or (of a renewal) the egress.
     pub(crate) fn ask_failed(&mut self, now: Time, from: IpAddr, about: &Header, code: ErrorCode) {
         let mut key = self.asks.get(&about.request_id).copied();
-        if key.is_none() && !self.enforced(Rule::ErrorOutstanding) {
+        let strict = self.enforced(Rule::ErrorOutstanding);
+        if key.is_none() && !strict {
             key = Some(IpNet::from(about.dst_proto));
         }
-        let asked = key.and_then(|key| self.shortcuts.get(key)).map(|shortcut| shortcut.asked);
-        match key.filter(|_| asked == Some(about.dst_proto)) {
-            Some(key) => self.negative(now, key, format!("error: {code}")),
-            None => self.drop(now, DropReason::Unsolicited, Some(from)),
+        let asked = key.and_then(|key| Some((key, self.shortcuts.get(key)?)));
+        let Some((key, shortcut)) = asked.filter(|(_, shortcut)| shortcut.asked == about.dst_proto) else {
+            return self.drop(now, DropReason::Unsolicited, Some(from));
+        };
+        let egress = shortcut.via.and_then(|via| self.bindings.get(&via)).map(|binding| binding.nbma);
+        if from != shortcut.nhs && Some(from) != egress && strict {
+            return self.drop(now, DropReason::WrongSender, Some(from));
         }
+        self.negative(now, key, format!("error: {code}"));
     }
 }

@@ -2,11 +2,13 @@
 
 use std::net::IpAddr;
 
+use hashbrown::hash_map::Entry;
 use ipnet::IpNet;
 
+use super::requesters::Requesters;
 use super::snapshot::Source;
 use super::timers::TimerKey;
-use super::{Engine, Event, Output, REQUESTER_BOUND, RouteKind, Rule, Time};
+use super::{Engine, Event, Output, RouteKind, Rule, Time};
 
 /// One binding. Local ones (our own addresses) are in the table for their requesters; nothing is installed for them.
 #[derive(Clone, Debug)]
@@ -28,7 +30,7 @@ pub(crate) struct Binding {
     /// Its own list, as installed, and what of it was refused.
     pub(crate) prefixes: Vec<IpNet>,
     pub(crate) refused: Vec<IpNet>,
-    pub(crate) requesters: Vec<Requester>,
+    pub(crate) requesters: Requesters,
 }
 
 impl Binding {
@@ -46,31 +48,9 @@ impl Binding {
             users: 0,
             prefixes: Vec::new(),
             refused: Vec::new(),
-            requesters: Vec::new(),
+            requesters: Requesters::default(),
         }
     }
-
-    /// Remembers who was told; the oldest goes when there are too many.
-    pub(crate) fn remember(&mut self, now: Time, requester: Requester) {
-        let same = |old: &Requester| old.overlay == requester.overlay && old.prefix == requester.prefix;
-        self.requesters.retain(|old| old.until > now && !same(old));
-        if self.requesters.len() >= REQUESTER_BOUND {
-            self.requesters.remove(0);
-        }
-        self.requesters.push(requester);
-    }
-}
-
-/// Somebody who was told of a binding and has to hear when it no longer holds.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Requester {
-    pub(crate) overlay: IpAddr,
-    /// Where it asked from.
-    pub(crate) nbma: IpAddr,
-    pub(crate) request_id: u32,
-    /// What it was told about (or asked for).
-    pub(crate) prefix: IpNet,
-    pub(crate) until: Time,
 }
 
 impl Engine {
@@ -99,9 +79,16 @@ impl Engine {
         if let Some(expires) = binding.expires {
             self.timers.arm(TimerKey::Binding(overlay), expires);
         }
+        if binding.source == Source::Registered {
+            *self.held.entry(nbma).or_insert(0) += 1;
+        }
         let local = binding.source == Source::Local;
         self.note_nat(overlay, &binding);
-        let before = self.bindings.insert(overlay, binding).filter(|old| old.source != Source::Local);
+        let before = self.bindings.insert(overlay, binding);
+        if let Some(old) = &before {
+            self.uncount(old);
+        }
+        let before = before.filter(|old| old.source != Source::Local);
         if let Some(old) = before.as_ref().filter(|old| old.nbma != nbma) {
             self.forget_nat(overlay, old);
         }
@@ -156,7 +143,9 @@ impl Engine {
             self.shortcuts_via_gone(now, overlay, "the egress is gone");
         }
         self.release_prefixes(now, overlay);
+        let told = self.take_requesters(overlay, |_| true);
         let Some(binding) = self.bindings.remove(&overlay) else { return };
+        self.uncount(&binding);
         self.end_moved(Some(binding.nbma).filter(|_| source != Source::Local), None);
         self.forget_nat(overlay, &binding);
         self.timers.cancel(TimerKey::Binding(overlay));
@@ -167,7 +156,24 @@ impl Engine {
             self.outputs.push_back(Output::RemoveRoute { link, prefix, kind: RouteKind::Host });
             self.outputs.push_back(Output::RemoveNeighbour { link, overlay });
         }
-        self.purge_requesters(now, overlay, &binding.requesters);
+        self.purge_requesters(now, overlay, &told);
+    }
+
+    /// How many registrations are held from this underlay address.
+    pub(crate) fn registered_at(&self, nbma: IpAddr) -> u32 {
+        self.held.get(&nbma).copied().unwrap_or(0)
+    }
+
+    fn uncount(&mut self, binding: &Binding) {
+        if binding.source != Source::Registered {
+            return;
+        }
+        if let Entry::Occupied(mut held) = self.held.entry(binding.nbma) {
+            match held.get().checked_sub(1) {
+                Some(0) | None => drop(held.remove()),
+                Some(left) => *held.get_mut() = left,
+            }
+        }
     }
 
     /// A binding's holding time may be over.
@@ -203,13 +209,6 @@ impl Engine {
             let configured = self.config.statics.iter().find(|it| it.overlay == overlay);
             let configured = configured.map(|it| it.prefixes.iter().map(IpNet::trunc).collect::<Vec<_>>());
             self.set_prefixes(now, overlay, &configured.unwrap_or_default());
-        }
-    }
-
-    /// Remembers at the binding of `overlay` that somebody was told.
-    pub(crate) fn remember(&mut self, now: Time, overlay: IpAddr, requester: Requester) {
-        if let Some(binding) = self.bindings.get_mut(&overlay) {
-            binding.remember(now, requester);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The engine's configuration: one tunnel of one network on one node.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -50,9 +51,38 @@ pub struct Config {
     pub uniqueness: Uniqueness,
     /// Clear-text passwords (at most 8 bytes each for Cisco): the first is sent, all are accepted; empty: none is
     /// sent and none is asked for.
-    pub authentication: Vec<Vec<u8>>,
+    pub authentication: Vec<Secret>,
     /// The tunnel's IP MTU in bytes, told in CIEs and the limit for what we send.
     pub mtu: u16,
+}
+
+/// A password. It does not show in any output for people.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Vec<u8>);
+
+impl Secret {
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<Vec<u8>> for Secret {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
 }
 
 /// A next hop server as the client knows it.

@@ -307,11 +307,8 @@ impl Engine {
     fn configure_subnets(&mut self, now: Time, old: &Config, new: &Config) {
         let gone: Vec<_> = old.subnets.iter().filter(|net| !new.subnets.contains(net)).copied().collect();
         for local in new.local.clone() {
-            let told = self.bindings.get_mut(&local).map(|binding| {
-                let told = |prefix: IpNet| gone.iter().any(|net| overlaps(*net, prefix));
-                binding.requesters.extract_if(.., |it| told(it.prefix)).collect::<Vec<_>>()
-            });
-            self.purge_requesters(now, local, &told.unwrap_or_default());
+            let told = self.take_requesters(local, |it| gone.iter().any(|net| overlaps(*net, it.prefix)));
+            self.purge_prefixes(now, &told);
         }
         // What is ours now is not to be reached by somebody else.
         let ours: Vec<_> =

@@ -3,11 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::client::Reason;
-use super::{Builder, DropReason, Embedded, Engine, ErrorCode, Received, Rule, Time};
-use crate::wire::{Packet, PacketType};
+use super::timers::TimerKey;
+use super::{Budget, Builder, DropReason, Embedded, Engine, ErrorCode, Received, Rule, SWEEP_MS, Time};
+use crate::wire::{Header, Packet, PacketType, ext};
 
-/// One error a peer in this time.
-pub(crate) const ERROR_INTERVAL_MS: u64 = 500;
 /// Bytes of the packet in error that go back.
 const PAYLOAD: usize = 256;
 
@@ -15,20 +14,32 @@ impl Engine {
     /// Tells the sender of `packet` what is wrong with it.
     pub(crate) fn send_error(&mut self, now: Time, to: IpAddr, packet: &Packet<'_>, code: ErrorCode) {
         let about = packet.header();
-        if about.packet_type == PacketType::ErrorIndication || !self.errors_sent.allow(now, to) {
+        if about.packet_type == PacketType::ErrorIndication || !self.budgets.take(now, to, Budget::Error, 1) {
             return;
         }
+        self.timers.arm(TimerKey::Sweep, now.after(SWEEP_MS));
+        // A reply's source is the requester: who sent it is in the responder extension, or what was asked for.
+        let responder = || packet.extension(ext::RESPONDER)?.cies().ok()?.next()?.proto;
+        let sender = match about.packet_type.is_reply() {
+            true => {
+                responder().filter(|it| it.is_ipv4() == about.src_proto.is_ipv4()).unwrap_or(about.dst_proto)
+            }
+            false => about.src_proto,
+        };
         let observer = self.local_like(about.src_proto).unwrap_or(match about.src_proto {
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         });
         let word = u32::from(u16::from(code)) << 16;
-        let Some(header) = self.header(PacketType::ErrorIndication, word, observer, about.src_proto) else {
+        let Some(header) = self.header(PacketType::ErrorIndication, word, observer, sender) else {
             return;
         };
+        // Not longer than what it is about, but with its addresses at least.
         let bytes = packet.as_bytes();
-        let even = bytes.len().min(PAYLOAD) & !1;
-        let error = Builder::new(&header).payload(bytes.get(..even).unwrap_or(bytes)).finish();
+        let builder = Builder::new(&header);
+        let even =
+            bytes.len().saturating_sub(builder.len()).clamp(builder.len(), PAYLOAD).min(bytes.len()) & !1;
+        let error = builder.payload(bytes.get(..even).unwrap_or(bytes)).finish();
         self.send(PacketType::ErrorIndication, to, error);
     }
 
@@ -41,7 +52,7 @@ impl Engine {
         };
         let about = embedded.header;
         if !self.is_local(about.src_proto) {
-            return self.pass_error(now, received);
+            return self.pass_error(now, received, &about);
         }
         match about.packet_type {
             PacketType::RegistrationRequest => {
@@ -64,21 +75,26 @@ impl Engine {
         }
     }
 
-    fn pass_error(&mut self, now: Time, received: &Received<'_>) {
+    /// About a request that we passed on, and from where we passed it to.
+    fn pass_error(&mut self, now: Time, received: &Received<'_>, about: &Header) {
         let header = received.header();
-        let about_us = self.is_local(header.src_proto);
+        let from = received.from;
         // An error of our own that comes back must not go round.
-        if about_us || Some(header.src_nbma) == self.config.nbma {
-            return self.drop(now, DropReason::Loop, Some(received.from));
+        if self.is_local(header.src_proto) || Some(header.src_nbma) == self.config.nbma {
+            return self.drop(now, DropReason::Loop, Some(from));
         }
-        let to = self.bindings.get(&header.dst_proto).map(|binding| binding.nbma);
-        let Some(to) = to.filter(|to| self.config.server && *to != received.from) else {
-            return self.drop(now, DropReason::Unsolicited, Some(received.from));
+        let asked = about.packet_type == PacketType::ResolutionRequest && about.src_proto == header.dst_proto;
+        let passage = self.forwarded.get(now, (about.src_proto, about.request_id)).filter(|_| asked);
+        let Some(passage) = passage else {
+            return self.drop(now, DropReason::Unsolicited, Some(from));
         };
+        if passage.to != from {
+            return self.drop(now, DropReason::WrongSender, Some(from));
+        }
         if header.hop_count <= 1 && self.enforced(Rule::HopCount) {
-            return self.drop(now, DropReason::HopCount, Some(received.from));
+            return self.drop(now, DropReason::HopCount, Some(from));
         }
         let bytes = Builder::forward(received.packet, header.hop_count.saturating_sub(1)).finish();
-        self.pass_on(PacketType::ErrorIndication, to, bytes);
+        self.pass_on(PacketType::ErrorIndication, passage.back, bytes);
     }
 }

@@ -26,11 +26,13 @@ mod learn;
 mod limit;
 mod multicast;
 mod nat;
+mod passed;
 mod path;
 mod prefix_map;
 mod probe;
 mod purge;
 mod redirect;
+mod requesters;
 mod resolve;
 mod resume;
 mod rng;
@@ -42,27 +44,29 @@ mod snapshot;
 mod timers;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::net::IpAddr;
 
 use hashbrown::HashMap;
 use ipnet::IpNet;
 use rustc_hash::FxBuildHasher;
 
-pub use config::{Config, External, Nhs, Phase, StaticBinding, Uniqueness};
+pub use config::{Config, External, Nhs, Phase, Secret, StaticBinding, Uniqueness};
 pub use counters::{ByType, Counters, DropReason};
 pub use event::Event;
 pub use io::{Input, LinkId, Origin, Output, RouteKind, Time};
 pub use multicast::Multicast;
 pub use rules::Rule;
 pub use snapshot::{
-    AnnouncedState, BindingState, NhsPhase, NhsState, ShortcutPhase, ShortcutState, Snapshot, Source,
+    AnnouncedState, BindingState, NhsPhase, NhsState, RequesterState, ShortcutPhase, ShortcutState, Snapshot,
+    Source,
 };
 
 use crate::wire::{
     Builder, Cie, DecodeError, Embedded, ErrorCode, Header, MAX_HOPS, Packet, PacketType,
     authentication_value, ext, same_secret,
 };
-use limit::{Bucket, Limiter};
+use limit::{Bucket, Budget, Budgets, Limiter};
 use prefix_map::PrefixMap;
 use rng::Rng;
 use timers::{TimerKey, Timers};
@@ -70,17 +74,14 @@ use timers::{TimerKey, Timers};
 /// A hash map with a fixed seed: the same inputs give the same outputs.
 type Map<K, V> = HashMap<K, V, FxBuildHasher>;
 
-/// Bound of the side tables that others can fill: forwarded requests, shortcuts, purges, redirect limits.
+/// Bound of the side tables that others can fill: shortcuts, redirect limits, lists that come in chunks.
 const TABLE_BOUND: usize = 4096;
-/// Requesters remembered a binding.
-const REQUESTER_BOUND: usize = 256;
 /// Old entries of side tables are looked for this often.
 const SWEEP_MS: u64 = 10_000;
 /// Events about drops: one a reason and peer in this time.
 const DROP_EVENT_MS: u64 = 10_000;
 
 /// NHRP for one tunnel. See the crate's documentation for how to drive it.
-#[derive(Debug)]
 pub struct Engine {
     config: Config,
     rng: Rng,
@@ -94,6 +95,10 @@ pub struct Engine {
     bindings: Map<IpAddr, bindings::Binding>,
     /// Underlay addresses that bindings lead to, and how many: what no route may lead into the tunnel.
     ends: BTreeMap<IpAddr, u32>,
+    /// How many registrations are held from an underlay address.
+    held: Map<IpAddr, u32>,
+    /// Requesters at all bindings.
+    told: usize,
     /// Prefixes of others that lead to a binding: registered, external, static.
     prefixes: PrefixMap<routes::Owner>,
     hubs: Vec<client::Hub>,
@@ -110,12 +115,14 @@ pub struct Engine {
     /// Ways to egresses, by overlay address.
     paths: Map<IpAddr, path::Path>,
     purges: Map<u32, purge::Job>,
-    /// Requests of others that we passed on: (requester, id).
-    forwarded: Map<(IpAddr, u32), resolve::Forwarded>,
+    /// Requests of others that we passed on.
+    forwarded: passed::Passed,
+    /// Our own requests that were answered lately.
+    answered: VecDeque<u32>,
     announcer: announce::Announcer,
     redirects: Limiter<(IpAddr, IpAddr)>,
     redirect_budget: Bucket,
-    errors_sent: Limiter<IpAddr>,
+    budgets: Budgets,
     /// Refused claims, by overlay address and claimant: told as rarely as drops.
     refusals_told: Limiter<(IpAddr, IpAddr)>,
     withdrawing: bool,
@@ -155,6 +162,9 @@ impl Engine {
         self.counters.received.count(packet.header().packet_type);
         let Some(secret) = self.authenticate(now, from.nbma, &packet) else { return };
         let received = Received { packet: &packet, from: from.nbma, secret };
+        if !self.is_affordable(now, &received) {
+            return self.drop(now, DropReason::RateLimited, Some(from.nbma));
+        }
         match packet.header().packet_type {
             PacketType::ResolutionRequest => self.resolution_request(now, &received),
             PacketType::ResolutionReply => self.resolution_reply(now, &received),
@@ -227,6 +237,8 @@ impl Engine {
             drop_log: Map::default(),
             bindings: Map::default(),
             ends: BTreeMap::new(),
+            held: Map::default(),
+            told: 0,
             prefixes: PrefixMap::new(),
             hubs: Vec::new(),
             announced: PrefixMap::new(),
@@ -237,11 +249,12 @@ impl Engine {
             natted: Map::default(),
             paths: Map::default(),
             purges: Map::default(),
-            forwarded: Map::default(),
+            forwarded: passed::Passed::default(),
+            answered: VecDeque::new(),
             announcer: announce::Announcer::starting_at(generation),
             redirects: Limiter::new(redirect::PAIR_INTERVAL_MS, TABLE_BOUND),
             redirect_budget: Bucket::new(redirect::PER_SECOND, redirect::PER_SECOND, now),
-            errors_sent: Limiter::new(fault::ERROR_INTERVAL_MS, TABLE_BOUND),
+            budgets: Budgets::new(now),
             refusals_told: Limiter::new(DROP_EVENT_MS, TABLE_BOUND),
             withdrawing: false,
             withdrawn: false,
@@ -265,7 +278,7 @@ impl Engine {
         let mut fitting = None;
         if let Some(value) = value {
             for (index, password) in self.config.authentication.iter().enumerate() {
-                if same_secret(value, &authentication_value(password)) {
+                if same_secret(value, &authentication_value(password.as_bytes())) {
                     fitting = fitting.or(Some(index));
                 }
             }
@@ -285,6 +298,21 @@ impl Engine {
             self.send_error(now, from, packet, ErrorCode::AuthenticationFailure);
         }
         None
+    }
+
+    /// Whether the sender has not used up what it may ask of us. Replies and indications cost nothing unless they
+    /// are awaited.
+    fn is_affordable(&mut self, now: Time, received: &Received<'_>) -> bool {
+        let (budget, count) = match received.header().packet_type {
+            PacketType::RegistrationRequest => (Budget::Registration, received.packet.cies().count().max(1)),
+            PacketType::ResolutionRequest | PacketType::PurgeRequest => (Budget::Request, 1),
+            _ => return true,
+        };
+        if self.is_nhs(received.from) {
+            return true;
+        }
+        self.timers.arm(TimerKey::Sweep, now.after(SWEEP_MS));
+        self.budgets.take(now, received.from, budget, u32::try_from(count).unwrap_or(u32::MAX))
     }
 
     /// Counts a drop, and tells of it unless that was done lately.
@@ -320,9 +348,10 @@ impl Engine {
             false
         });
         told.into_iter().for_each(|event| self.event(event));
-        self.forwarded.retain(|_, forwarded| forwarded.until > now);
+        self.forwarded.sweep(now);
         self.failures.retain(|_, failures| failures.forget > now);
-        if !(self.drop_log.is_empty() && self.forwarded.is_empty() && self.failures.is_empty()) {
+        let busy = self.budgets.sweep(now);
+        if busy || !(self.drop_log.is_empty() && self.forwarded.is_empty() && self.failures.is_empty()) {
             self.timers.arm(TimerKey::Sweep, now.after(SWEEP_MS));
         }
     }
@@ -411,9 +440,22 @@ impl Engine {
     /// Adds the password that the peer used (`secret`), or the first.
     fn authenticated(&self, builder: Builder, secret: Option<usize>) -> Builder {
         match self.config.authentication.get(secret.unwrap_or(0)) {
-            Some(password) => builder.extension(true, ext::AUTHENTICATION, &authentication_value(password)),
+            Some(password) => {
+                builder.extension(true, ext::AUTHENTICATION, &authentication_value(password.as_bytes()))
+            }
             None => builder,
         }
+    }
+}
+
+impl fmt::Debug for Engine {
+    /// Sizes only: packets that wait bear the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("local", &self.config.local)
+            .field("bindings", &self.bindings.len())
+            .field("shortcuts", &self.shortcuts.len())
+            .finish_non_exhaustive()
     }
 }
 

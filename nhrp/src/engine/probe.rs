@@ -14,8 +14,9 @@ const PROBES: u32 = 3;
 const PROBE_INTERVAL_MS: u64 = 333;
 /// An answer counts for this long.
 const ALIVE_MS: u64 = 10_000;
-/// Claims that can wait at the same time.
+/// Addresses that can be looked into at the same time: in all, and for one claimant.
 const PROBE_BOUND: usize = 1024;
+const CLAIMANT_BOUND: usize = 32;
 
 /// A claim that waits for the old holder.
 #[derive(Clone, Debug)]
@@ -60,7 +61,16 @@ impl Engine {
             }
             return;
         }
-        if self.probes.len() >= PROBE_BOUND {
+        // Nobody takes the places of all others; those who were found alive give theirs up first.
+        let own = self.probes.values().filter(|it| it.claimant == received.from).count();
+        if own < CLAIMANT_BOUND && self.probes.len() >= PROBE_BOUND {
+            let alive =
+                self.probes.iter().filter(|(_, it)| it.verdict.is_some()).map(|(overlay, _)| *overlay);
+            if let Some(overlay) = alive.min() {
+                self.probes.remove(&overlay);
+            }
+        }
+        if own >= CLAIMANT_BOUND || self.probes.len() >= PROBE_BOUND {
             return self.drop(now, DropReason::TableFull, Some(received.from));
         }
         let request_id = self.new_id();

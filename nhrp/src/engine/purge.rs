@@ -4,14 +4,19 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::bindings::Requester;
+use super::prefix_map::overlaps;
+use super::requesters::Requester;
 use super::snapshot::Source;
 use super::timers::TimerKey;
-use super::{DropReason, Engine, Event, Output, Received, Rule, TABLE_BOUND, Time};
+use super::{DropReason, Engine, Event, Output, Received, Rule, Time};
 use crate::wire::{Builder, Cie, Header, MAX_HOPS, PacketType, ext, flags};
 
-/// A request goes out this often, after 1, 2 and 4 s again (FRR never answers).
-const TRIES: u32 = 4;
+/// A request goes out after 1, 2, 4 … 64 s again, until it is answered or what it is about is over anyway.
+const MAX_BACKOFF: u32 = 6;
+/// Purges that wait for an answer; more are sent once.
+const PURGE_BOUND: usize = 1 << 14;
+/// Prefixes that one request takes back.
+const ENTRIES: usize = 32;
 /// After this long a withdrawal is over, whoever has not answered.
 const WITHDRAW_MS: u64 = 2000;
 
@@ -22,27 +27,67 @@ pub(crate) struct Job {
     bytes: Vec<u8>,
     tries: u32,
     next: Time,
+    until: Time,
+}
+
+/// What is taken back, and where.
+struct Purge<'a> {
+    id: u32,
+    /// Our overlay address, and that of who is told.
+    local: IpAddr,
+    dst: IpAddr,
+    to: IpAddr,
+    prefixes: &'a [IpNet],
+    /// When whoever was told has forgotten it by itself.
+    until: Time,
+    /// Of a registration: the NHS's entry in the NAT extension.
+    nhs: Option<Cie>,
 }
 
 impl Engine {
-    /// Tells those who were told of `overlay` (or of a prefix behind it) that it no longer holds.
+    /// Tells those who were told of `overlay` that it, and what they were told about behind it, no longer holds.
     pub(crate) fn purge_requesters(&mut self, now: Time, overlay: IpAddr, requesters: &[Requester]) {
+        self.purge_told(now, requesters, |it| {
+            (it.overlay != overlay).then_some([IpNet::from(overlay), it.prefix])
+        });
+    }
+
+    /// Tells those who were told of a prefix that it is no longer behind its egress.
+    pub(crate) fn purge_prefixes(&mut self, now: Time, requesters: &[Requester]) {
+        self.purge_told(now, requesters, |it| Some([it.prefix]));
+    }
+
+    /// `requesters` ordered by address: one request each, that takes back all that `gone` says.
+    fn purge_told<const N: usize>(
+        &mut self,
+        now: Time,
+        requesters: &[Requester],
+        gone: impl Fn(&Requester) -> Option<[IpNet; N]>,
+    ) {
         if !self.enforced(Rule::PurgeSending) {
             return;
         }
-        let Some(local) = self.local_like(overlay) else { return };
-        for requester in requesters {
-            if requester.until <= now || requester.overlay == overlay || self.is_local(requester.overlay) {
+        for told in requesters.chunk_by(|a, b| a.overlay == b.overlay && a.nbma == b.nbma) {
+            let Some(first) = told.first() else { continue };
+            let until = told.iter().map(|it| it.until).max().unwrap_or(now);
+            if until <= now || self.is_local(first.overlay) {
                 continue;
             }
-            let host = IpNet::from(overlay);
-            let mut purged = vec![host];
-            if requester.prefix != host {
-                purged.push(requester.prefix);
+            let mut prefixes = Vec::new();
+            for prefix in told.iter().filter_map(&gone).flatten() {
+                if !prefixes.contains(&prefix) {
+                    prefixes.push(prefix);
+                }
             }
-            let to = self.bindings.get(&requester.overlay).map_or(requester.nbma, |binding| binding.nbma);
-            let id = self.new_id();
-            self.purge(now, id, local, requester.overlay, to, &purged, None);
+            // Who is registered here may have moved since; others are told by the way that they asked.
+            let bound = self.bindings.get(&first.overlay).filter(|it| it.source <= Source::Registered);
+            let to = bound.map_or(first.nbma, |binding| binding.nbma);
+            let Some(local) = self.local_like(first.overlay) else { continue };
+            for prefixes in prefixes.chunks(ENTRIES) {
+                let id = self.new_id();
+                let purge = Purge { id, local, dst: first.overlay, to, prefixes, until, nhs: None };
+                self.purge(now, &purge);
+            }
         }
     }
 
@@ -55,47 +100,42 @@ impl Engine {
         nhs: IpAddr,
         nbma: IpAddr,
     ) {
-        // Cisco wants the id of the registration.
-        let nat = Cie {
+        let entry = Cie {
             prefix_len: if nhs.is_ipv4() { 32 } else { 128 },
             mtu: self.config.mtu,
             nbma: Some(nbma),
             proto: Some(nhs),
             ..Cie::default()
         };
-        self.purge(now, id, local, nhs, nbma, &[IpNet::from(local)], Some(nat));
+        let until = now.after(u64::from(self.config.holding_time) * 1000);
+        let prefixes = &[IpNet::from(local)];
+        // Cisco wants the id of the registration.
+        self.purge(now, &Purge { id, local, dst: nhs, to: nbma, prefixes, until, nhs: Some(entry) });
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn purge(
-        &mut self,
-        now: Time,
-        id: u32,
-        local: IpAddr,
-        dst: IpAddr,
-        to: IpAddr,
-        purged: &[IpNet],
-        nat: Option<Cie>,
-    ) {
-        let Some(header) = self.header(PacketType::PurgeRequest, id, local, dst) else { return };
+    fn purge(&mut self, now: Time, purge: &Purge<'_>) {
+        let Some(header) = self.header(PacketType::PurgeRequest, purge.id, purge.local, purge.dst) else {
+            return;
+        };
         let mut builder = Builder::new(&header);
-        for prefix in purged {
+        for prefix in purge.prefixes {
             // Of a registration, this one; of what others were told, all that leads there.
-            let nbma = self.config.nbma.filter(|_| nat.is_some());
+            let nbma = self.config.nbma.filter(|_| purge.nhs.is_some());
             let proto = Some(prefix.network());
             builder = builder.cie(&Cie { prefix_len: prefix.prefix_len(), nbma, proto, ..Cie::default() });
         }
         let mut builder = self.request_extensions(builder);
-        if let Some(nat) = nat {
-            builder = builder.extension_cies(false, ext::NAT, &[nat]);
+        if let Some(nhs) = purge.nhs {
+            builder = builder.extension_cies(false, ext::NAT, &[nhs]);
         }
         let bytes = builder.finish();
-        if self.purges.len() < TABLE_BOUND {
-            let job = Job { to, bytes: bytes.clone(), tries: 1, next: now.after(1000) };
-            self.purges.insert(id, job);
-            self.timers.arm(TimerKey::Purge(id), now.after(1000));
+        if self.purges.len() < PURGE_BOUND {
+            let next = now.after(1000);
+            let job = Job { to: purge.to, bytes: bytes.clone(), tries: 1, next, until: purge.until };
+            self.purges.insert(purge.id, job);
+            self.timers.arm(TimerKey::Purge(purge.id), next);
         }
-        self.send(PacketType::PurgeRequest, to, bytes);
+        self.send(PacketType::PurgeRequest, purge.to, bytes);
     }
 
     pub(crate) fn purge_due(&mut self, now: Time, id: u32) {
@@ -104,24 +144,27 @@ impl Engine {
             let next = job.next;
             return self.timers.arm(TimerKey::Purge(id), next);
         }
-        if job.tries == TRIES {
+        if job.until <= now {
             self.purges.remove(&id);
             return self.withdrawn_if_idle();
         }
-        job.next = now.after(1000 << job.tries);
+        job.next = now.after(1000 << job.tries.min(MAX_BACKOFF));
         job.tries += 1;
-        let (next, to, bytes) = (job.next, job.to, job.bytes.clone());
+        let (next, to, bytes) = (job.next.min(job.until), job.to, job.bytes.clone());
+        job.next = next;
         self.timers.arm(TimerKey::Purge(id), next);
         self.send(PacketType::PurgeRequest, to, bytes);
     }
 
-    /// Honoured from the owner (the outer source is where the binding is) and, about what we resolved, from an NHS
-    /// of ours. Always acknowledged.
+    /// Honoured from the owner (the outer source is where the binding is) and, about what we resolved, from the NHS
+    /// that was asked. What others learned by way of us is told on. Always acknowledged.
     pub(crate) fn purge_request(&mut self, now: Time, received: &Received<'_>) {
         let header = *received.header();
         for cie in received.packet.cies() {
             let proto = cie.proto.filter(|proto| !proto.is_unspecified()).unwrap_or(header.src_proto);
-            self.purge_received(now, cie.prefix_of(proto), received.from);
+            let prefix = cie.prefix_of(proto);
+            self.purge_received(now, prefix, received.from);
+            self.pass_purge(now, prefix, header.src_proto, received.from);
         }
         if header.flags & flags::NO_REPLY != 0 {
             return;
@@ -145,35 +188,32 @@ impl Engine {
         let mut foreign = false;
         let mut gone = Vec::new();
         let anybody = !self.enforced(Rule::PurgeFromOwner);
-        let mut look = |overlay: IpAddr, nbma: IpAddr| match nbma == from || anybody {
-            true => gone.push(overlay),
-            false => foreign = true,
-        };
+        let any_nhs = !self.enforced(Rule::PurgeFromNhs);
         let host = if prefix.addr().is_ipv4() { 32 } else { 128 };
         if prefix.prefix_len() == host {
-            if let Some(binding) =
-                self.bindings.get(&prefix.addr()).filter(|it| it.source == Source::Registered)
-            {
-                look(prefix.addr(), binding.nbma);
+            let overlay = prefix.addr();
+            match self.bindings.get(&overlay).filter(|it| it.source == Source::Registered) {
+                Some(binding) if binding.nbma == from || anybody => gone.push(overlay),
+                Some(_) => foreign = true,
+                None => {}
             }
-        } else {
+        } else if self.registered_at(from) > 0 {
             // Nobody but the owner can take more than one host back, so whoever purges a range loses their own.
-            let registered =
-                |it: &&super::bindings::Binding| it.source == Source::Registered && it.nbma == from;
-            let inside =
-                self.bindings.iter().filter(|(overlay, it)| prefix.contains(*overlay) && registered(it));
-            inside.for_each(|(overlay, it)| look(*overlay, it.nbma));
+            let own = self.bindings.iter().filter(|(overlay, it)| {
+                prefix.contains(*overlay) && it.source == Source::Registered && it.nbma == from
+            });
+            gone.extend(own.map(|(overlay, _)| *overlay));
             gone.sort_unstable();
         }
-        let nhs = self.is_nhs(from) || !self.enforced(Rule::PurgeFromNhs);
         let mut shortcuts = Vec::new();
         for (net, shortcut) in self.shortcuts.iter() {
             let Some(via) = shortcut.via.or_else(|| shortcut.pending.map(|it| it.via)) else { continue };
-            if !prefix.contains(&net) && !prefix.contains(&via) {
+            if !overlaps(prefix, net) && !prefix.contains(&via) {
                 continue;
             }
             let pending = shortcut.pending.is_some_and(|answer| answer.nbma == from);
-            match nhs || pending || self.bindings.get(&via).is_some_and(|it| it.nbma == from) {
+            let asked = shortcut.nhs == from || any_nhs;
+            match asked || pending || self.bindings.get(&via).is_some_and(|it| it.nbma == from) {
                 true => shortcuts.push(net),
                 false => foreign = true,
             }
@@ -189,6 +229,23 @@ impl Engine {
         if foreign {
             self.drop(now, DropReason::NotOwner, Some(from));
         }
+    }
+
+    /// Those whose requests we passed on to `sender` hear it from us, for as much of it as they asked about: they
+    /// believe only the NHS that they asked. Nobody is told twice, so that a purge cannot go round.
+    fn pass_purge(&mut self, now: Time, prefix: IpNet, sender: IpAddr, from: IpAddr) {
+        if !self.config.server || self.bindings.get(&sender).is_none_or(|it| it.nbma != from) {
+            return;
+        }
+        let mut told = self.take_requesters(sender, |it| {
+            it.nbma != from && (prefix.contains(&it.asked) || prefix == IpNet::from(sender))
+        });
+        for requester in &mut told {
+            if requester.prefix.contains(&prefix) {
+                requester.prefix = prefix;
+            }
+        }
+        self.purge_prefixes(now, &told);
     }
 
     pub(crate) fn purge_reply(&mut self, now: Time, received: &Received<'_>) {
@@ -225,8 +282,8 @@ impl Engine {
             self.purge_registration(now, id, local, nhs, nbma);
         }
         for local in self.config.local.clone() {
-            let told = self.bindings.get_mut(&local).map(|it| std::mem::take(&mut it.requesters));
-            self.purge_requesters(now, local, &told.unwrap_or_default());
+            let told = self.take_requesters(local, |_| true);
+            self.purge_requesters(now, local, &told);
         }
         self.timers.arm(TimerKey::Withdraw, now.after(WITHDRAW_MS));
         self.withdrawn_if_idle();

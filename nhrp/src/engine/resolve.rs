@@ -4,20 +4,17 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::bindings::{Binding, Requester};
+use super::bindings::Binding;
+use super::requesters::Requester;
 use super::snapshot::Source;
 use super::timers::TimerKey;
-use super::{DropReason, Engine, Received, Rule, SWEEP_MS, TABLE_BOUND, Time};
+use super::{DropReason, Engine, Received, Rule, SWEEP_MS, Time};
 use crate::wire::{Builder, Cie, CieCode, ErrorCode, Extension, Header, MAX_HOPS, PacketType, ext, flags};
 
-/// A request that we passed on is remembered for its reply, for as long as requesters repeat.
-const FORWARDED_MS: u64 = 30_000;
-
-/// Where a request went.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Forwarded {
-    to: IpAddr,
-    pub(crate) until: Time,
+/// A binding that we answer with for its holder.
+struct Known {
+    unique: bool,
+    cie: Cie,
 }
 
 impl Engine {
@@ -29,6 +26,10 @@ impl Engine {
         if !self.config.overlay.iter().any(|net| net.contains(&header.src_proto)) {
             return self.drop(now, DropReason::Forbidden, Some(received.from));
         }
+        if self.is_local(header.src_proto) && self.enforced(Rule::Loop) {
+            // A request of our own that came back, or one in our name.
+            return self.drop(now, DropReason::Loop, Some(received.from));
+        }
         if self.recorded(received, ext::FORWARD_RECORD) && self.enforced(Rule::Loop) {
             self.drop(now, DropReason::Loop, Some(received.from));
             return self.send_error(now, received.from, received.packet, ErrorCode::Loop);
@@ -37,8 +38,7 @@ impl Engine {
             return self.answer(now, received);
         }
         if !self.config.server {
-            self.drop(now, DropReason::NoRoute, Some(received.from));
-            return self.answer_nothing(received);
+            return self.answer_nothing(now, received);
         }
         self.pass_request(now, received);
     }
@@ -70,6 +70,7 @@ impl Engine {
         self.send_reply(received, if by_nhs { received.from } else { nbma }, local, &cie);
         let requester = Requester {
             overlay: header.src_proto,
+            asked: dst,
             nbma,
             request_id: header.request_id,
             prefix,
@@ -78,12 +79,74 @@ impl Engine {
         self.remember(now, local, requester);
     }
 
-    /// "No binding exists": one entry with code 12 and nothing else in it.
-    fn answer_nothing(&mut self, received: &Received<'_>) {
-        let Some(local) = self.local_like(received.header().src_proto) else { return };
-        let cie = Cie { code: CieCode::NoBinding.into(), ..Cie::default() };
+    /// Nothing leads there. Of an overlay address "no binding exists": one entry with code 12 and nothing else in it.
+    /// What is behind somebody, we do not know whom, is unreachable (RFC 2332 §5.2.7).
+    fn answer_nothing(&mut self, now: Time, received: &Received<'_>) {
+        let header = received.header();
+        self.drop(now, DropReason::NoRoute, Some(received.from));
+        if !self.config.overlay.iter().any(|net| net.contains(&header.dst_proto)) {
+            let code = ErrorCode::ProtocolAddressUnreachable;
+            return self.send_error(now, received.from, received.packet, code);
+        }
+        self.answer_refusal(now, received, CieCode::NoBinding);
+    }
+
+    fn answer_refusal(&mut self, now: Time, received: &Received<'_>, code: CieCode) {
+        let Some(local) = self.local_like(received.header().src_proto) else {
+            return self.drop(now, DropReason::NoAddress, Some(received.from));
+        };
         let to = self.requester_nbma(received);
-        self.send_reply(received, to, local, &cie);
+        self.send_reply(received, to, local, &Cie { code: code.into(), ..Cie::default() });
+    }
+
+    /// The requester takes what an NHS knows, and the address is registered here: it gets the binding, for the time
+    /// that is left of it (RFC 2332 §5.2.2).
+    fn answer_for(&mut self, now: Time, received: &Received<'_>, known: &Known) {
+        let header = received.header();
+        if self.has_unknown_compulsory(received) {
+            self.drop(now, DropReason::UnknownExtension, Some(received.from));
+            return self.send_error(now, received.from, received.packet, ErrorCode::UnrecognisedExtension);
+        }
+        if header.flags & flags::RESOLUTION_UNIQUE != 0 && !known.unique {
+            return self.answer_refusal(now, received, CieCode::NotUnique);
+        }
+        let host = header.dst_proto;
+        let Some(local) = self.local_like(host) else {
+            return self.drop(now, DropReason::NoAddress, Some(received.from));
+        };
+        let to = self.requester_nbma(received);
+        self.send_reply(received, to, local, &known.cie);
+        let requester = Requester {
+            overlay: header.src_proto,
+            asked: host,
+            nbma: received.from,
+            request_id: header.request_id,
+            prefix: IpNet::from(host),
+            until: now.after(u64::from(known.cie.holding_time) * 1000),
+        };
+        self.remember(now, host, requester);
+    }
+
+    /// What we may answer ourselves: a host that is registered here, in the open, and an answer that need not be the
+    /// egress's own. (Routers in a DMVPN ask for that: the egress opens the way back and says how far it goes.)
+    fn known_host(&self, now: Time, header: &Header) -> Option<Known> {
+        if header.flags & flags::AUTHORITATIVE != 0 {
+            return None;
+        }
+        let binding = self.bindings.get(&header.dst_proto)?;
+        if binding.source != Source::Registered || binding.claimed.is_some() {
+            return None;
+        }
+        let left = binding.expires?.since(now) / 1000;
+        let cie = Cie {
+            prefix_len: if header.dst_proto.is_ipv4() { 32 } else { 128 },
+            mtu: binding.mtu,
+            holding_time: u16::try_from(left).unwrap_or(u16::MAX),
+            nbma: Some(binding.nbma),
+            proto: Some(header.dst_proto),
+            ..Cie::default()
+        };
+        (left > 0).then_some(Known { unique: binding.unique, cie })
     }
 
     fn send_reply(&mut self, received: &Received<'_>, to: IpAddr, local: IpAddr, cie: &Cie) {
@@ -147,11 +210,16 @@ impl Engine {
         if !known && self.enforced(Rule::RequesterKnown) {
             return self.drop(now, DropReason::Forbidden, Some(from));
         }
-        // The answer goes where the header says, or the NAT extension: for a client of ours we know better.
-        let client = requester_bound.filter(|it| it.nbma == from).map(|it| (it.nbma, it.claimed));
+        // The answer goes where the header says, or the NAT extension: of one who is registered here we know better,
+        // whoever passed the request on.
+        let bound = requester_bound.map(|it| (it.nbma, it.claimed));
+        let client = bound.filter(|(nbma, _)| *nbma == from);
         let honest = |(nbma, claimed)| header.src_nbma == nbma || Some(header.src_nbma) == claimed;
-        if client.is_some_and(|client| !honest(client)) && self.enforced(Rule::RequesterKnown) {
+        if bound.is_some_and(|bound| !honest(bound)) && self.enforced(Rule::RequesterKnown) {
             return self.drop(now, DropReason::Forbidden, Some(from));
+        }
+        if let Some(binding) = self.known_host(now, &header) {
+            return self.answer_for(now, received, &binding);
         }
         let next = match self.owner(header.dst_proto) {
             Some((overlay, binding)) => Some((overlay, binding.nbma, binding.holding_time)),
@@ -163,29 +231,23 @@ impl Engine {
         let Some((via, to, holding_time)) =
             next.filter(|(via, to, _)| *to != from && *via != header.src_proto)
         else {
-            self.drop(now, DropReason::NoRoute, Some(from));
-            return self.answer_nothing(received);
+            return self.answer_nothing(now, received);
         };
         if header.hop_count <= 1 && self.enforced(Rule::HopCount) {
             self.drop(now, DropReason::HopCount, Some(from));
             return self.send_error(now, from, received.packet, ErrorCode::HopCountExceeded);
         }
-        if self.forwarded.len() >= TABLE_BOUND
-            && self.enforced(Rule::TableBounds)
-            && !self.forwarded.contains_key(&(header.src_proto, header.request_id))
-        {
-            return self.drop(now, DropReason::TableFull, Some(from));
-        }
         let seen = client.map(|(nbma, _)| nat_cie(nbma, header.src_proto));
         let bytes = self.passed(received, ext::FORWARD_RECORD, seen, Some(header.src_nbma));
-        let forwarded = Forwarded { to, until: now.after(FORWARDED_MS) };
-        self.forwarded.insert((header.src_proto, header.request_id), forwarded);
+        let bounded = self.enforced(Rule::TableBounds);
+        self.forwarded.insert(now, (header.src_proto, header.request_id), to, from, bounded);
         self.timers.arm(TimerKey::Sweep, now.after(SWEEP_MS));
         if !self.has_unknown_compulsory(received) {
             let seconds = if holding_time == 0 { self.config.holding_time } else { holding_time };
             let covering = self.prefixes.longest(header.dst_proto).map(|(prefix, _)| prefix);
             let requester = Requester {
                 overlay: header.src_proto,
+                asked: header.dst_proto,
                 nbma: from,
                 request_id: header.request_id,
                 prefix: covering.unwrap_or_else(|| IpNet::from(header.dst_proto)),
@@ -206,11 +268,10 @@ impl Engine {
             return;
         }
         let from = received.from;
-        let Some(forwarded) = self.forwarded.get(&(header.src_proto, header.request_id)).copied() else {
+        let Some(passage) = self.forwarded.get(now, (header.src_proto, header.request_id)) else {
             return self.drop(now, DropReason::Unsolicited, Some(from));
         };
-        let on_path = forwarded.to == from && forwarded.until > now;
-        if !on_path && self.enforced(Rule::ForwardedReplyPath) {
+        if passage.to != from && self.enforced(Rule::ForwardedReplyPath) {
             return self.drop(now, DropReason::WrongSender, Some(from));
         }
         let round = self.recorded(received, ext::REVERSE_RECORD) || self.recorded(received, ext::RESPONDER);
@@ -218,9 +279,6 @@ impl Engine {
             self.drop(now, DropReason::Loop, Some(from));
             return self.send_error(now, from, received.packet, ErrorCode::Loop);
         }
-        let Some(to) = self.bindings.get(&header.src_proto).map(|binding| binding.nbma) else {
-            return self.drop(now, DropReason::NoRoute, Some(from));
-        };
         if header.hop_count <= 1 && self.enforced(Rule::HopCount) {
             self.drop(now, DropReason::HopCount, Some(from));
             return self.send_error(now, from, received.packet, ErrorCode::HopCountExceeded);
@@ -235,7 +293,7 @@ impl Engine {
         }
         let seen = known.map(|(proto, it)| nat_cie(it.nbma, proto));
         let bytes = self.passed(received, ext::REVERSE_RECORD, seen, told);
-        self.pass_on(PacketType::ResolutionReply, to, bytes);
+        self.pass_on(PacketType::ResolutionReply, passage.back, bytes);
     }
 
     /// The packet as we pass it on: one hop less, ourselves in the record, the password ours. The NAT extension says

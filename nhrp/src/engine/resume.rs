@@ -7,11 +7,13 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::bindings::{Binding, Requester};
+use super::bindings::Binding;
 use super::learn::Announced;
+use super::requesters::Requester;
 use super::shortcut::Resumed;
 use super::snapshot::{
-    AnnouncedState, BindingState, NhsPhase, NhsState, ShortcutPhase, ShortcutState, Snapshot, Source,
+    AnnouncedState, BindingState, NhsPhase, NhsState, RequesterState, ShortcutPhase, ShortcutState, Snapshot,
+    Source,
 };
 use super::{Engine, Time};
 
@@ -97,7 +99,7 @@ impl Engine {
         self.install_configured(now);
         self.resume_nhs(now, snapshot);
         for state in &snapshot.bindings {
-            self.resume_binding(now, snapshot, state, elapsed_ms);
+            self.resume_binding(now, state, elapsed_ms);
         }
         // Before anybody asks: a list without those who are still registered would take their routes away.
         self.rebuild_list();
@@ -156,7 +158,7 @@ impl Engine {
         }
     }
 
-    fn resume_binding(&mut self, now: Time, snapshot: &Snapshot, state: &BindingState, elapsed_ms: u64) {
+    fn resume_binding(&mut self, now: Time, state: &BindingState, elapsed_ms: u64) {
         let overlay = state.overlay;
         let left = state.expires_ms.unwrap_or(0).saturating_sub(elapsed_ms);
         let inside = self.config.overlay.iter().any(|net| net.contains(&overlay));
@@ -201,16 +203,14 @@ impl Engine {
                 self.list_changed(now);
             }
         }
-        for (requester, request_id) in &state.requesters {
-            let at = snapshot.bindings.iter().find(|it| it.overlay == *requester).map(|it| it.nbma);
-            // An egress asked directly is told by way of nobody: its address is known only if it is bound.
-            let Some(nbma) = at else { continue };
+        for it in state.requesters.iter().filter(|it| it.left_ms > elapsed_ms) {
             let requester = Requester {
-                overlay: *requester,
-                nbma,
-                request_id: *request_id,
-                prefix: IpNet::from(overlay),
-                until: now.after(u64::from(state.holding_time.max(self.config.holding_time)) * 1000),
+                overlay: it.overlay,
+                asked: it.asked,
+                nbma: it.nbma,
+                request_id: it.request_id,
+                prefix: it.prefix,
+                until: now.after(it.left_ms - elapsed_ms),
             };
             self.remember(now, overlay, requester);
         }
@@ -238,6 +238,14 @@ fn before(now: Time, ms: u64) -> Time {
 }
 
 fn binding_state(now: Time, overlay: IpAddr, binding: &Binding) -> BindingState {
+    let requesters = binding.requesters.sorted().into_iter().map(|it| RequesterState {
+        overlay: it.overlay,
+        asked: it.asked,
+        nbma: it.nbma,
+        request_id: it.request_id,
+        prefix: it.prefix,
+        left_ms: it.until.since(now),
+    });
     BindingState {
         overlay,
         nbma: binding.nbma,
@@ -248,7 +256,7 @@ fn binding_state(now: Time, overlay: IpAddr, binding: &Binding) -> BindingState 
         expires_ms: binding.expires.map(|expires| expires.since(now)),
         holding_time: binding.holding_time,
         prefixes: binding.prefixes.clone(),
-        requesters: binding.requesters.iter().map(|it| (it.overlay, it.request_id)).collect(),
+        requesters: requesters.collect(),
         extended: binding.extended,
         mtu: binding.mtu,
     }

@@ -65,19 +65,13 @@ impl Engine {
                 self.insert_prefix(now, *prefix, Owner { via: overlay, external: None });
             }
         }
-        let told = match self.bindings.get_mut(&overlay) {
-            Some(binding) => {
-                binding.prefixes = kept;
-                binding.refused = refused;
-                let told = |requester: &super::bindings::Requester| {
-                    gone.iter().any(|prefix| overlaps(*prefix, requester.prefix))
-                };
-                binding.requesters.extract_if(.., |requester| told(requester)).collect()
-            }
-            None => Vec::new(),
-        };
-        self.purge_requesters(now, overlay, &told);
+        if let Some(binding) = self.bindings.get_mut(&overlay) {
+            binding.prefixes = kept;
+            binding.refused = refused;
+        }
         if !gone.is_empty() {
+            let told = self.take_requesters(overlay, |it| gone.iter().any(|net| overlaps(*net, it.prefix)));
+            self.purge_prefixes(now, &told);
             // What it no longer announces may still be declared for it.
             self.externals_of(now, overlay);
         }

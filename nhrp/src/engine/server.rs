@@ -2,11 +2,13 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::bindings::Binding;
 use super::config::Uniqueness;
 use super::learn::Assembly;
 use super::snapshot::Source;
-use super::{DropReason, Engine, Event, Received, Rule, Time};
+use super::{Budget, DropReason, Engine, Event, Received, Rule, Time};
 use crate::wire::{
     Builder, Cie, CieCode, ErrorCode, Header, PacketType, PrefixChunk, ext, flags, list_flags,
 };
@@ -14,9 +16,15 @@ use crate::wire::{
 /// Bindings in all: what an overlay of IPv6 could hold is without end.
 const BINDING_BOUND: usize = 1 << 20;
 
+/// Addresses that may be registered from one underlay address: spokes behind one NAT share it.
+const HELD_BOUND: u32 = 1024;
+
 /// What becomes of a claim.
 enum Verdict {
+    /// Of an address that is bound already.
     Accept,
+    /// Of one that is free.
+    Admit,
     Refuse(CieCode, String),
     /// The answer has to wait until the old holder was asked.
     Probe,
@@ -51,7 +59,11 @@ impl Engine {
         for cie in received.packet.cies() {
             let claim = cie.proto.filter(|proto| !proto.is_unspecified()).unwrap_or(header.src_proto);
             match self.judge(now, claim, &cie, &header, from) {
-                Verdict::Accept => {
+                // All at once are more than can be put into the kernel: the client comes again in a second.
+                Verdict::Admit if !self.budgets.take_claim(now) => {
+                    return self.drop(now, DropReason::RateLimited, Some(from));
+                }
+                Verdict::Accept | Verdict::Admit => {
                     self.accept(now, claim, &cie, &header, from);
                     answers.push(cie);
                 }
@@ -107,11 +119,15 @@ impl Engine {
         if self.is_local(claim) {
             return taken("this hub");
         }
+        let exhausted = |what: &str| Verdict::Refuse(CieCode::InsufficientResources, what.into());
         let Some(old) = self.bindings.get(&claim) else {
-            let full = self.bindings.len() >= BINDING_BOUND;
-            let refusal =
-                || Verdict::Refuse(CieCode::InsufficientResources, "the table of bindings is full".into());
-            return if full { refusal() } else { Verdict::Accept };
+            if self.bindings.len() >= BINDING_BOUND {
+                return exhausted("the table of bindings is full");
+            }
+            if self.registered_at(from) >= HELD_BOUND {
+                return exhausted("too many addresses are registered from there");
+            }
+            return Verdict::Admit;
         };
         let holder = old.nbma;
         if holder == from || old.source > Source::Registered || !self.enforced(Rule::Identity) {
@@ -161,8 +177,8 @@ impl Engine {
         }
         let old = self.bindings.get(&claim).filter(|old| old.source == Source::Registered);
         let moved_from = old.map(|old| old.nbma);
-        if let Some(old) = self.bindings.get_mut(&claim).filter(|_| moved_from.is_some()) {
-            let told = std::mem::take(&mut old.requesters);
+        if moved_from.is_some() {
+            let told = self.take_requesters(claim, |_| true);
             self.purge_requesters(now, claim, &told);
         }
         let leads_to = if self.enforced(Rule::RegistrationSource) { from } else { header.src_nbma };
@@ -209,17 +225,30 @@ impl Engine {
         if fixed {
             // The configuration says what is behind it.
         } else if only {
-            self.set_prefixes(now, client, &chunk.prefixes);
+            self.list_announced(now, client, &chunk.prefixes, received.from);
         } else {
             let mut slot = self.announcer.assemblies.remove(&client);
             if let Some(list) = Assembly::add(&mut slot, chunk) {
-                self.set_prefixes(now, client, &list);
+                self.list_announced(now, client, &list, received.from);
             }
             if let Some(assembly) = slot.filter(|_| self.announcer.assemblies.len() < super::TABLE_BOUND) {
                 self.announcer.assemblies.insert(client, assembly);
             }
         }
         Some(self.list_for_reply(now, client, wants))
+    }
+
+    /// A client's own list, complete. One that changes without end is left as it is for a while: the client repeats it.
+    fn list_announced(&mut self, now: Time, client: IpAddr, list: &[IpNet], from: IpAddr) {
+        let Some(binding) = self.bindings.get(&client) else { return };
+        let (known, refused) = (&binding.prefixes, &binding.refused);
+        let changed = known != list
+            && (list.iter().any(|net| !known.contains(net) && !refused.contains(net))
+                || known.iter().any(|net| !list.contains(net)));
+        if changed && !self.budgets.take(now, from, Budget::List, 1) {
+            return self.drop(now, DropReason::RateLimited, Some(from));
+        }
+        self.set_prefixes(now, client, list);
     }
 
     /// The reply is the request with outcome, sent straight to where the request came from.

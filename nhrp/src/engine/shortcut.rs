@@ -25,6 +25,8 @@ use crate::wire::{Builder, Cie, PacketType, ext, flags};
 
 /// Seconds after which a request goes out again, then it has failed.
 const RETRY_S: [u64; 6] = [1, 2, 4, 7, 7, 7];
+/// Requests under way at the same time.
+const ASK_BOUND: usize = 1024;
 /// Back-off after the first failure, doubled by each further one.
 const BACKOFF_MS: u64 = 60_000;
 const BACKOFF_MAX_MS: u64 = 600_000;
@@ -86,7 +88,11 @@ impl Engine {
         };
         let usable = !dst.is_multicast() && !dst.is_unspecified() && !dst.is_loopback();
         let tunnel_end = self.underlay_inside(IpNet::from(dst)).is_some();
-        let ours = self.is_ours(src) && !self.is_ours(dst) && usable && !tunnel_end;
+        // Traffic that we send by another NHS cannot have come by this one.
+        let sent_there = self.announced.longest(dst).and_then(|(_, announced)| announced.via);
+        let elsewhere =
+            sent_there.and_then(|via| self.bindings.get(&via)).is_some_and(|nhs| nhs.nbma != from);
+        let ours = self.is_ours(src) && !self.is_ours(dst) && usable && !tunnel_end && !elsewhere;
         if !ours && self.enforced(Rule::IndicationOurTraffic) {
             return self.drop(now, DropReason::NotOurTraffic, Some(from));
         }
@@ -146,7 +152,7 @@ impl Engine {
         if self.bindings.contains_key(&dst) {
             return self.drop(now, DropReason::AlreadyDirect, from);
         }
-        if self.shortcuts.len() >= TABLE_BOUND {
+        if self.shortcuts.len() >= TABLE_BOUND || self.asks.len() >= ASK_BOUND {
             return self.drop(now, DropReason::TableFull, from);
         }
         if self.local_like(dst).is_none() || self.config.nbma.is_none() {
@@ -177,7 +183,7 @@ impl Engine {
     pub(crate) fn secret_id(&mut self) -> u32 {
         loop {
             let id = self.rng.next() as u32;
-            if !self.asks.contains_key(&id) {
+            if !self.asks.contains_key(&id) && !self.answered.contains(&id) {
                 return id;
             }
         }
@@ -185,9 +191,9 @@ impl Engine {
 
     /// Sends a request for a shortcut: a new one, or (same id) the one under way again.
     fn ask(&mut self, now: Time, key: IpNet) {
-        let fresh = self.secret_id();
+        let Some(ask) = self.shortcuts.get(key).map(|shortcut| shortcut.ask) else { return };
+        let (id, tries) = ask.map_or_else(|| (self.secret_id(), 0), |ask| (ask.id, ask.tries));
         let Some(shortcut) = self.shortcuts.get_mut(key) else { return };
-        let (id, tries) = shortcut.ask.map_or((fresh, 0), |ask| (ask.id, ask.tries));
         let wait = RETRY_S.get(tries).copied().unwrap_or(7) * 1000;
         shortcut.ask = Some(Ask { id, tries: tries + 1, next: now.after(wait) });
         let (asked, nhs) = (shortcut.asked, shortcut.nhs);

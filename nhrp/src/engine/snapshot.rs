@@ -108,12 +108,29 @@ pub struct BindingState {
     pub holding_time: u16,
     /// Prefixes announced with (or configured for) this host.
     pub prefixes: Vec<IpNet>,
-    /// Who was told of this binding: (overlay address, request id).
-    pub requesters: Vec<(IpAddr, u32)>,
+    /// Who was told of this binding.
+    pub requesters: Vec<RequesterState>,
     /// The peer knows our prefix extension (0x3800).
     pub extended: bool,
     /// MTU from its CIE, 0 if none.
     pub mtu: u16,
+}
+
+/// Somebody who was told of a binding, and is to hear when it no longer holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequesterState {
+    /// Its overlay address.
+    pub overlay: IpAddr,
+    /// What it asked for.
+    pub asked: IpAddr,
+    /// Where its request came from.
+    pub nbma: IpAddr,
+    /// Id of the request.
+    pub request_id: u32,
+    /// What it was told about.
+    pub prefix: IpNet,
+    /// Milliseconds until it has forgotten it by itself.
+    pub left_ms: u64,
 }
 
 /// State of a shortcut.

@@ -2,15 +2,20 @@
 
 #![allow(unreachable_pub, reason = "one binary: `pub` means shared between the scenarios")]
 
+mod budgets;
 mod found;
 mod multicast;
 mod nat;
 mod net;
 mod paths;
 mod prefixes;
+mod purges;
 mod registration;
 mod restart;
 mod safety;
 mod scale;
+mod secrets;
+mod server;
 mod shortcuts;
+mod transit;
 mod vectors;

@@ -108,6 +108,12 @@ fn resolution_replies() {
     other.dst_proto = ip("10.3.0.6");
     sim.inject(nbma(MALLORY), A, &Builder::new(&other).cie(&egress(66, MALLORY, 24)).finish());
     assert_eq!(dropped(&sim, A, DropReason::Unsolicited), 2);
+    let errors = |sim: &Net| -> Vec<_> {
+        let errors = sim.wire.iter().filter(|sent| sent.is(PacketType::ErrorIndication));
+        errors.map(|sent| (sent.to, sent.message.header.error().0, sent.message.header.dst_proto)).collect()
+    };
+    let invalid = |dst: &str| (nbma(MALLORY), ErrorCode::InvalidReply, ip(dst));
+    assert_eq!(errors(&sim), [invalid("10.3.0.5"), invalid("10.3.0.6")], "one each, to who sent it");
     // From neither the hub nor the egress that it names.
     sim.inject(nbma(MALLORY), A, &reply(id, egress(3, 3, 24)));
     // A refusal by one who was not asked.
@@ -127,6 +133,7 @@ fn resolution_replies() {
     // A late second answer is nobody's any more.
     sim.inject(nbma(3), A, &reply(id, egress(3, 3, 24)));
     assert_eq!(dropped(&sim, A, DropReason::Unsolicited), 3);
+    assert_eq!(errors(&sim).len(), 2, "who was asked twice may answer twice");
 }
 
 /// An answer never moves what is configured: who claims the hub's own address gets nothing for it.
@@ -170,7 +177,12 @@ fn error_indications() {
     sim.inject(nbma(MALLORY), A, &about(id, "10.3.0.6"));
     assert_eq!(dropped(&sim, A, DropReason::Unsolicited), 2);
     let before = tables(&sim);
+    // It is the hub that was asked.
     sim.inject(nbma(3), A, &about(id, "10.3.0.5"));
+    sim.inject(nbma(MALLORY), A, &about(id, "10.3.0.5"));
+    assert_eq!(dropped(&sim, A, DropReason::WrongSender), 2);
+    assert_eq!(sim.snapshot(A).shortcuts[0].phase, ShortcutPhase::Incomplete);
+    sim.inject(nbma(1), A, &about(id, "10.3.0.5"));
     assert_eq!(tables(&sim), before, "no black hole");
     assert_eq!(sim.path(A, ip("10.3.0.5")).unwrap_err(), "198.18.0.1 does not reach 198.18.0.3, way [1, 0]");
     let state = &sim.snapshot(A).shortcuts[0];
@@ -419,17 +431,21 @@ fn a_flood_of_claims_is_bounded() {
         sim.inject(nbma(n), h, &registration(n, n));
     }
     // One member claims all of them.
+    let before = sim.sent;
     for n in 2..3000 {
         sim.inject(nbma(60_000), h, &registration(n, 60_000));
     }
     let counters = sim.snapshot(h).counters;
-    assert_eq!(counters.dropped(DropReason::ProbePending), 2998, "none is answered");
-    assert_eq!(
-        counters.dropped(DropReason::TableFull),
-        2998 - 1024,
-        "and no more than these are looked into"
-    );
-    assert!((2..3000).all(|n| sim.nodes[h].neighbours[&overlay(n)] == nbma(n)));
+    assert_eq!(counters.dropped(DropReason::RateLimited), 2998 - 1000, "more than one peer may say");
+    assert_eq!(counters.dropped(DropReason::TableFull), 1000 - 32, "and no more than these are looked into");
+    assert_eq!(sim.sent - before, 32, "each by one probe, and none is answered");
+    // Nor does it take the place of one who has really moved.
+    sim.inject(nbma(70_000), h, &registration(77, 70_000));
+    assert_eq!(sim.sent - before, 33);
+    sim.run(1_100);
+    assert_eq!(sim.nodes[h].neighbours[&overlay(77)], nbma(70_000));
+    let stolen = (2..3000).filter(|n| sim.nodes[h].neighbours[&overlay(*n)] == nbma(60_000)).count();
+    assert_eq!(stolen, 32, "nobody lives there in this test: silence is what lets go");
 }
 
 #[test]

@@ -111,7 +111,7 @@ fn dead_egress_is_purged_by_the_hub() {
     sim.ping(A, a, b);
     sim.run(50);
     assert_eq!(
-        sim.snapshot(0).bindings.iter().find(|it| it.overlay == overlay(3)).unwrap().requesters[0].0,
+        sim.snapshot(0).bindings.iter().find(|it| it.overlay == overlay(3)).unwrap().requesters[0].overlay,
         overlay(2)
     );
     sim.nodes[B].alive = false;

@@ -80,7 +80,7 @@ fn registration_reply_is_v2_and_refusal_v6() {
 fn forwarded_request_is_v5() {
     let now = nhrp::Time(0);
     let mut config = hub_of_the_vectors();
-    config.authentication = vec![b"cisco123".to_vec()];
+    config.authentication = vec!["cisco123".into()];
     config.statics = vec![nhrp::StaticBinding {
         overlay: ip("10.1.1.2"),
         nbma: ip("192.1.2.2"),
@@ -113,7 +113,7 @@ fn own_requests_are_v4_v7_and_v9() {
     let now = nhrp::Time(0);
     let mut config = spoke_of_the_vectors();
     config.subnets = vec![net("172.16.3.0/24")];
-    config.authentication = vec![b"cisco123".to_vec()];
+    config.authentication = vec!["cisco123".into()];
     let mut engine = nhrp::Engine::new(config.clone(), 1, now);
     engine.handle_timeout(now);
     let request = Message::decode(&sent(&mut engine)[0]).unwrap();

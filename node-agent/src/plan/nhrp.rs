@@ -62,7 +62,7 @@ pub fn nhrp_config(spec: &DmvpnEndpointSpec, facts: &NhrpFacts) -> nhrp::Config 
             UniquenessPolicy::Nbma => nhrp::Uniqueness::Nbma,
             UniquenessPolicy::None => nhrp::Uniqueness::None,
         },
-        authentication: facts.passwords.clone(),
+        authentication: facts.passwords.iter().cloned().map(nhrp::Secret::from).collect(),
         mtu: spec.tunnel.mtu,
     }
 }
