@@ -443,7 +443,8 @@ impl World {
             let builder = Builder::new(&Header { request_id, ..header });
             let builder = builder.cie(&Cie { holding_time: self.hold(), ..Cie::default() });
             let bytes = self.signed(builder).finish();
-            self.schedule(u64::from(n / 50), What::Packet { to: hub, from: nbma(66, 1), bytes });
+            // Below what a peer may ask each second.
+            self.schedule(u64::from(n) * 22 / 10, What::Packet { to: hub, from: nbma(66, 1), bytes });
         }
     }
 

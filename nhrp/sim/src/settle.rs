@@ -123,7 +123,8 @@ impl World {
         if self.plan.phase == Phase::One {
             return None;
         }
-        let open = |index: usize| self.counts(index) && self.nodes[index].nat.is_none();
+        let masked = |index: usize| self.nodes[index].nat.is_some_and(|nat| self.plan.nats[nat].masquerade);
+        let open = |index: usize| self.counts(index) && !masked(index);
         let flow = self.flows.iter().find(|flow| open(flow.from) && open(flow.to) && !flow.direct)?;
         let dst: IpAddr = flow.dst;
         Some(format!("what {} sends to {dst} has never gone straight to {}", flow.from, flow.to))

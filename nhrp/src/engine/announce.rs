@@ -45,6 +45,8 @@ impl Announcer {
 struct Client {
     /// Last generation that it confirmed (by answering a push) or asked for and got in a reply.
     synced: Option<u32>,
+    /// The last request that asked for the list, and the generation that it got.
+    told: Option<(u32, u32)>,
     /// A push that waits for its answer.
     push: Option<Push>,
 }
@@ -104,7 +106,13 @@ impl Engine {
 
     /// What a registration reply says about the list: all of it if the client lacks it and it fits, else nothing,
     /// and the list is pushed.
-    pub(crate) fn list_for_reply(&mut self, now: Time, client: IpAddr, wants: bool) -> PrefixChunk {
+    pub(crate) fn list_for_reply(
+        &mut self,
+        now: Time,
+        client: IpAddr,
+        wants: bool,
+        request_id: u32,
+    ) -> PrefixChunk {
         let generation = self.announcer.generation;
         let nothing = PrefixChunk { flags: list_flags::REACHABLE, generation, ..PrefixChunk::default() };
         let state = self.announcer.clients.entry(client).or_default();
@@ -118,14 +126,21 @@ impl Engine {
         // A reply carries the request's entries, the records and the NAT extension besides: leave room for them.
         let room = usize::from(self.config.mtu.max(576)).saturating_sub(260);
         let (prefixes, _, complete) = self.slice_of_list(client, 0, room);
+        let mut twice = false;
         if let Some(state) = self.announcer.clients.get_mut(&client) {
-            // Should the reply get lost, the client asks again, since it still lacks the list.
-            state.synced = complete.then_some(generation);
+            // Should the reply get lost, the client asks again, since it still lacks the list. But if the request came
+            // twice, it is the first reply that counts there, and that had another list.
+            twice = state.told.is_some_and(|(id, told)| id == request_id && told != generation);
+            state.told = Some((request_id, generation));
+            state.synced = complete.then_some(generation).filter(|_| !twice);
             if complete {
                 state.push = None;
             }
         }
         if complete {
+            if twice {
+                self.push(now, client);
+            }
             let flags = list_flags::REACHABLE | list_flags::FIRST;
             return PrefixChunk { flags, prefixes, ..nothing };
         }

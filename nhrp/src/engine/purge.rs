@@ -23,6 +23,8 @@ const WITHDRAW_MS: u64 = 2000;
 /// A purge of ours that waits for its answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
+    /// Who is told, and where it was when last looked.
+    dst: IpAddr,
     to: IpAddr,
     bytes: Vec<u8>,
     tries: u32,
@@ -131,7 +133,14 @@ impl Engine {
         let bytes = builder.finish();
         if self.purges.len() < PURGE_BOUND {
             let next = now.after(1000);
-            let job = Job { to: purge.to, bytes: bytes.clone(), tries: 1, next, until: purge.until };
+            let job = Job {
+                dst: purge.dst,
+                to: purge.to,
+                bytes: bytes.clone(),
+                tries: 1,
+                next,
+                until: purge.until,
+            };
             self.purges.insert(purge.id, job);
             self.timers.arm(TimerKey::Purge(purge.id), next);
         }
@@ -148,6 +157,9 @@ impl Engine {
             self.purges.remove(&id);
             return self.withdrawn_if_idle();
         }
+        // It may have moved since.
+        let known = self.bindings.get(&job.dst).filter(|it| it.source == Source::Registered);
+        job.to = known.map_or(job.to, |binding| binding.nbma);
         job.next = now.after(1000 << job.tries.min(MAX_BACKOFF));
         job.tries += 1;
         let (next, to, bytes) = (job.next.min(job.until), job.to, job.bytes.clone());

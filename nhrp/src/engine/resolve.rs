@@ -288,7 +288,9 @@ impl Engine {
         let told = received.packet.cies().next().and_then(|cie| cie.nbma);
         let elsewhere =
             |(_, it): &(IpAddr, &Binding)| told.is_some_and(|told| told != it.nbma) && told != it.claimed;
-        if known.as_ref().is_some_and(elsewhere) && self.enforced(Rule::ForwardedReplyPath) {
+        // Nor from one who is no client or hub of ours any more.
+        let stranger = known.is_none() && !self.ends.contains_key(&from);
+        if (stranger || known.as_ref().is_some_and(elsewhere)) && self.enforced(Rule::ForwardedReplyPath) {
             return self.drop(now, DropReason::Forbidden, Some(from));
         }
         let seen = known.map(|(proto, it)| nat_cie(it.nbma, proto));

@@ -235,7 +235,7 @@ impl Engine {
                 self.announcer.assemblies.insert(client, assembly);
             }
         }
-        Some(self.list_for_reply(now, client, wants))
+        Some(self.list_for_reply(now, client, wants, received.header().request_id))
     }
 
     /// A client's own list, complete. One that changes without end is left as it is for a while: the client repeats it.

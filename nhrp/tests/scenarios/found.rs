@@ -196,6 +196,66 @@ fn an_egress_inside_an_announced_prefix_is_refused() {
     assert!(!sim.nodes[A].neighbours.contains_key(&overlay(MALLORY)));
 }
 
+/// A request that asks for the list comes twice, and the list changes in between: the client heeds the first reply.
+#[test]
+fn a_repeated_request_does_not_count_as_told() {
+    let mut sim = square(213);
+    let chunk = PrefixChunk {
+        flags: list_flags::FIRST | list_flags::WANT,
+        prefixes: vec![net("10.2.0.0/24")],
+        ..PrefixChunk::default()
+    };
+    let header = Header { src_nbma: nbma(2), ..header(PacketType::RegistrationRequest, 77, 2, "10.255.0.1") };
+    let request = Builder::new(&header)
+        .cie(&Cie { prefix_len: 0xff, holding_time: 60, ..Cie::default() })
+        .extension(false, ext::PREFIXES, &chunk.encode())
+        .finish();
+    sim.inject(nbma(2), 0, &request);
+    sim.run(100);
+    sim.cut.insert((nbma(1), nbma(2)));
+    sim.add(spoke(7, &["10.7.0.0/24"]));
+    sim.run(200);
+    sim.inject(nbma(2), 0, &request);
+    sim.cut.clear();
+    sim.run(40_000);
+    assert!(sim.nodes[A].routes.contains_key(&(net("10.7.0.0/24"), RouteKind::Announced)));
+}
+
+/// A purge goes out again to where the requester is by then.
+#[test]
+fn a_purge_follows_a_requester_that_moves() {
+    let mut sim = square(214);
+    sim.ping(A, ip("10.2.0.5"), ip("10.3.0.5"));
+    sim.run(2000);
+    assert_eq!(sim.path(A, ip("10.3.0.5")).unwrap(), [A, B]);
+    sim.cut.insert((nbma(1), nbma(2)));
+    sim.readdress(B, nbma(33));
+    sim.run(1500);
+    sim.readdress(A, nbma(22));
+    sim.run(8000);
+    let told = |sent: &Sent| sent.is(PacketType::PurgeRequest) && sent.from == nbma(1) && sent.to == nbma(22);
+    assert!(sim.wire.iter().any(told));
+}
+
+/// The answer of one who is registered no more is nobody's.
+#[test]
+fn an_answer_of_one_who_has_left_is_not_passed_on() {
+    let mut sim = square(215);
+    sim.nodes[3].alive = false;
+    sim.ping(A, ip("10.2.0.5"), ip("10.4.0.5"));
+    sim.run(20);
+    let to_hub = |sent: &&Sent| sent.is(PacketType::ResolutionRequest) && sent.to == nbma(1);
+    let id = sim.wire.iter().find(to_hub).unwrap().message.header.request_id;
+    let own = Cie { prefix_len: 32, proto: Some(overlay(MALLORY)), ..Cie::default() };
+    let leave = header(PacketType::PurgeRequest, 9, MALLORY, "10.255.0.1");
+    sim.inject(nbma(MALLORY), 0, &Builder::new(&leave).cie(&own).finish());
+    let reply = Header { src_nbma: nbma(2), ..header(PacketType::ResolutionReply, id, 2, "10.4.0.5") };
+    let lie = Cie { prefix_len: 24, holding_time: 60, ..place(MALLORY, BYSTANDER) };
+    let before = sim.wire.len();
+    sim.inject(nbma(MALLORY), 0, &Builder::new(&reply).cie(&lie).finish());
+    assert!(!sim.wire[before..].iter().any(|sent| sent.is(PacketType::ResolutionReply)));
+}
+
 #[test]
 fn ids_of_questions_do_not_follow_each_other() {
     let mut sim = square(206);
