@@ -92,13 +92,18 @@ impl Engine {
             return self.negative(now, key, "the destination is a tunnel's underlay address".into());
         };
         self.asks.remove(&header.request_id);
-        if self.answered.len() >= ANSWERED {
-            self.answered.pop_front();
-        }
-        self.answered.push_back(header.request_id);
+        self.answer_taken(header.request_id);
         let (holding_time, mtu) = (cie.holding_time, cie.mtu);
         let natted = natted.is_some();
         self.prove(now, key, Answer { prefix, covering, via, nbma, holding_time, mtu, natted });
+    }
+
+    /// A request of ours is answered: another answer to it is late, not forged.
+    pub(crate) fn answer_taken(&mut self, id: u32) {
+        if self.answered.len() >= ANSWERED {
+            self.answered.pop_front();
+        }
+        self.answered.push_back(id);
     }
 
     /// What of the answered prefix is believed: never more than the route by the hub that covers it, never what is

@@ -228,15 +228,25 @@ impl Engine {
         if !received.packet.cies().any(|cie| cie.code == 0) {
             return true;
         }
-        let waiting = path.trial.take().map(|trial| trial.waiting).unwrap_or_default();
+        let Some(trial) = path.trial.take() else { return true };
         path.good = path.good.or(Some(now));
         path.heard = now;
         path.barred = None;
+        let waiting = self.trial_over(trial);
         for key in waiting {
             self.path_proven(now, key, via);
         }
         self.watch_path(now, via);
         true
+    }
+
+    /// Its questions may still be answered, late. Gives the shortcuts that waited.
+    fn trial_over(&mut self, trial: Trial) -> Vec<IpNet> {
+        self.answer_taken(trial.id);
+        if let Some((id, _)) = trial.witness {
+            self.answer_taken(id);
+        }
+        trial.waiting
     }
 
     fn path_proven(&mut self, now: Time, key: IpNet, via: IpAddr) {
@@ -302,7 +312,7 @@ impl Engine {
     fn path_failed(&mut self, now: Time, via: IpAddr) {
         let used = self.leads_to(via);
         let Some(path) = self.paths.get_mut(&via) else { return };
-        let waiting = path.trial.take().map(|trial| trial.waiting).unwrap_or_default();
+        let trial = path.trial.take();
         if path.good.is_some_and(|good| now.since(good) > STEADY_MS) {
             path.failures = 0;
         }
@@ -314,6 +324,7 @@ impl Engine {
         path.next = until.after(BAR_MAX_MS);
         let (nbma, next) = (path.nbma, path.next);
         self.timers.arm(TimerKey::Path(via), next);
+        let waiting = trial.map(|trial| self.trial_over(trial)).unwrap_or_default();
         for key in waiting {
             let pending = self.shortcuts.get(key).and_then(|shortcut| shortcut.pending);
             if let Some(answer) = pending.filter(|answer| answer.via == via && answer.nbma == nbma) {

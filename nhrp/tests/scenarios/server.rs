@@ -274,3 +274,17 @@ fn another_link_is_not_ours() {
     assert_eq!(dropped(&sim, 0, DropReason::WrongLink), 1);
     assert!(sim.snapshot(0).bindings.iter().all(|it| it.overlay != overlay(9)));
 }
+
+/// Questions that are repeated over a long way are answered twice: neither answer is taken for a forgery.
+#[test]
+fn late_answers_are_no_forgeries() {
+    let mut sim = triangle(108);
+    sim.delay_ms = (400, 400);
+    for _ in 0..20 {
+        sim.ping(A, ip("10.2.0.5"), ip("10.3.0.5"));
+        sim.run(1000);
+    }
+    assert_eq!(sim.path(A, ip("10.3.0.5")).unwrap(), [A, B]);
+    assert!(dropped(&sim, A, DropReason::Unsolicited) > 0, "there were such answers");
+    assert_eq!(sim.count(PacketType::ErrorIndication), 0);
+}
