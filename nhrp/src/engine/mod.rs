@@ -63,8 +63,7 @@ pub use snapshot::{
 };
 
 use crate::wire::{
-    Builder, Cie, DecodeError, Embedded, ErrorCode, Header, MAX_HOPS, Packet, PacketType,
-    authentication_value, ext, same_secret,
+    Builder, Cie, DecodeError, Embedded, ErrorCode, Header, MAX_HOPS, Packet, PacketType, ext, is_password,
 };
 use limit::{Bucket, Budget, Budgets, Limiter};
 use prefix_map::PrefixMap;
@@ -76,6 +75,10 @@ type Map<K, V> = HashMap<K, V, FxBuildHasher>;
 
 /// Bound of the side tables that others can fill: shortcuts, redirect limits, lists that come in chunks.
 const TABLE_BOUND: usize = 4096;
+/// Buffers that are kept for answers: as many as a burst of requests needs.
+const BUFFERS: usize = 256;
+/// Longest buffer that is worth keeping, in bytes.
+const BUFFER_BYTES: usize = 512;
 /// Old entries of side tables are looked for this often.
 const SWEEP_MS: u64 = 10_000;
 /// Events about drops: one a reason and peer in this time.
@@ -88,6 +91,8 @@ pub struct Engine {
     next_id: u32,
     next_uid: u32,
     outputs: VecDeque<Output>,
+    /// Buffers that the shell gave back, for the next answers.
+    buffers: Vec<Vec<u8>>,
     timers: Timers,
     counters: Counters,
     /// Drops since the last event, by reason and peer.
@@ -217,6 +222,14 @@ impl Engine {
         self.outputs.pop_front()
     }
 
+    /// Takes back the buffer of a packet that was sent, so that the next answer needs none of its own. A shell may
+    /// keep them.
+    pub fn recycle(&mut self, buffer: Vec<u8>) {
+        if self.buffers.len() < BUFFERS && buffer.capacity() <= BUFFER_BYTES {
+            self.buffers.push(buffer);
+        }
+    }
+
     /// When to call [`Engine::handle_timeout`] next; changes with every other call.
     pub fn poll_timeout(&self) -> Option<Time> {
         self.timers.next()
@@ -232,6 +245,7 @@ impl Engine {
             next_id,
             next_uid: 0,
             outputs: VecDeque::new(),
+            buffers: Vec::new(),
             timers: Timers::default(),
             counters: Counters::default(),
             drop_log: Map::default(),
@@ -278,7 +292,7 @@ impl Engine {
         let mut fitting = None;
         if let Some(value) = value {
             for (index, password) in self.config.authentication.iter().enumerate() {
-                if same_secret(value, &authentication_value(password.as_bytes())) {
+                if is_password(value, password.as_bytes()) {
                     fitting = fitting.or(Some(index));
                 }
             }
@@ -366,6 +380,14 @@ impl Engine {
         self.outputs.push_back(Output::Send { link: self.config.link, to, bytes });
     }
 
+    /// Starts a packet in a buffer that was used before, if there is one.
+    fn builder(&mut self, header: &Header) -> Builder {
+        match self.buffers.pop() {
+            Some(buffer) => Builder::reuse(buffer, header),
+            None => Builder::new(header),
+        }
+    }
+
     fn new_id(&mut self) -> u32 {
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1);
@@ -440,9 +462,7 @@ impl Engine {
     /// Adds the password that the peer used (`secret`), or the first.
     fn authenticated(&self, builder: Builder, secret: Option<usize>) -> Builder {
         match self.config.authentication.get(secret.unwrap_or(0)) {
-            Some(password) => {
-                builder.extension(true, ext::AUTHENTICATION, &authentication_value(password.as_bytes()))
-            }
+            Some(password) => builder.authentication(password.as_bytes()),
             None => builder,
         }
     }

@@ -55,17 +55,27 @@ impl Engine {
             self.drop(now, DropReason::UnknownExtension, Some(from));
             return self.send_error(now, from, received.packet, ErrorCode::UnrecognisedExtension);
         }
-        let mut answers = Vec::with_capacity(1);
+        // A client that does not know our address learns it from the destination of the reply.
+        let dst_proto = if self.is_local(header.dst_proto) { header.dst_proto } else { local };
+        let mut reply = self.builder(&Header {
+            packet_type: PacketType::RegistrationReply,
+            hop_count: crate::wire::MAX_HOPS,
+            dst_proto,
+            ..header
+        });
+        let mut accepted = false;
         for cie in received.packet.cies() {
             let claim = cie.proto.filter(|proto| !proto.is_unspecified()).unwrap_or(header.src_proto);
             match self.judge(now, claim, &cie, &header, from) {
                 // All at once are more than can be put into the kernel: the client comes again in a second.
                 Verdict::Admit if !self.budgets.take_claim(now) => {
+                    self.recycle(reply.discard());
                     return self.drop(now, DropReason::RateLimited, Some(from));
                 }
                 Verdict::Accept | Verdict::Admit => {
                     self.accept(now, claim, &cie, &header, from);
-                    answers.push(cie);
+                    accepted |= cie.code == 0;
+                    reply = reply.cie(&cie);
                 }
                 Verdict::Refuse(code, reason) => {
                     // Counted only: the event below says more than one about a drop would.
@@ -77,17 +87,17 @@ impl Engine {
                         }
                         self.event(Event::RegistrationRefused { overlay: claim, nbma: from, code, reason });
                     }
-                    answers.push(Cie { code: code.into(), holding_time: 0, ..cie });
+                    reply = reply.cie(&Cie { code: code.into(), holding_time: 0, ..cie });
                 }
                 Verdict::Probe => {
+                    self.recycle(reply.discard());
                     self.probe(now, claim, received);
                     return self.drop(now, DropReason::ProbePending, Some(from));
                 }
             }
         }
-        let accepted = answers.iter().any(|cie| cie.code == 0);
         let list = if accepted { self.client_list(now, received) } else { None };
-        self.answer_registration(received, &header, local, &answers, list);
+        self.answer_registration(received, reply, dst_proto, list);
     }
 
     fn judge(&self, now: Time, claim: IpAddr, cie: &Cie, header: &Header, from: IpAddr) -> Verdict {
@@ -251,59 +261,46 @@ impl Engine {
         self.set_prefixes(now, client, list);
     }
 
-    /// The reply is the request with outcome, sent straight to where the request came from.
+    /// The reply is the request with outcome (already in `builder`), sent straight to where the request came from.
     fn answer_registration(
         &mut self,
         received: &Received<'_>,
-        header: &Header,
-        local: IpAddr,
-        answers: &[Cie],
+        mut builder: Builder,
+        dst_proto: IpAddr,
         list: Option<PrefixChunk>,
     ) {
-        // A client that does not know our address learns it from the destination of the reply.
-        let dst_proto = if self.is_local(header.dst_proto) { header.dst_proto } else { local };
-        let reply = Header {
-            packet_type: PacketType::RegistrationReply,
-            hop_count: crate::wire::MAX_HOPS,
-            dst_proto,
-            ..*header
-        };
-        let mut builder = Builder::new(&reply);
-        for cie in answers {
-            builder = builder.cie(cie);
-        }
+        let header = received.header();
         let natted = received.from != header.src_nbma;
         for extension in received.packet.extensions() {
-            builder = match extension.kind {
+            match extension.kind {
                 ext::RESPONDER => {
-                    builder.extension_cies(true, ext::RESPONDER, &[self.responder_cie(dst_proto)])
+                    let us = self.responder_cie(dst_proto);
+                    builder.append_by(true, ext::RESPONDER, |out| us.write(out));
                 }
-                ext::AUTHENTICATION => self.authenticated(builder, received.secret),
+                ext::AUTHENTICATION => builder = self.authenticated(builder, received.secret),
                 ext::NAT if natted => {
-                    let mut list: Vec<_> = extension.cies().map(Iterator::collect).unwrap_or_default();
+                    let given = extension.cies().ok().filter(|list| !list.as_bytes().is_empty());
                     let prefix_len = if header.src_proto.is_ipv4() { 32 } else { 128 };
-                    if list.is_empty() {
-                        // FRR sends none, and looks for itself in the second place.
-                        list.push(Cie { prefix_len, holding_time: 0, ..self.own_cie(dst_proto) });
-                    }
-                    list.push(Cie {
+                    // FRR sends none, and looks for itself in the second place.
+                    let first = Cie { prefix_len, holding_time: 0, ..self.own_cie(dst_proto) };
+                    let first = given.is_none().then_some(first);
+                    let client = Cie {
                         prefix_len,
                         mtu: self.config.mtu,
                         nbma: Some(received.from),
                         proto: Some(header.src_proto),
                         ..Cie::default()
+                    };
+                    let list = given.into_iter().flatten().chain(first).chain([client]);
+                    builder.append_by(extension.compulsory, ext::NAT, |out| {
+                        list.for_each(|cie| cie.write(out));
                     });
-                    builder.extension_cies(extension.compulsory, ext::NAT, &list)
                 }
-                ext::PREFIXES => match &list {
-                    Some(list) => {
-                        let list = PrefixChunk { prefixes: list.prefixes.clone(), ..*list };
-                        builder.extension(false, ext::PREFIXES, &list.encode())
-                    }
-                    None => builder.extension(extension.compulsory, extension.kind, extension.value),
-                },
-                _ => builder.extension(extension.compulsory, extension.kind, extension.value),
-            };
+                ext::PREFIXES if list.is_some() => {
+                    builder.append_by(false, ext::PREFIXES, |out| list.iter().for_each(|it| it.write(out)));
+                }
+                _ => builder.append(extension.compulsory, extension.kind, extension.value),
+            }
         }
         let builder = if received.packet.has_extensions() { builder.with_extensions() } else { builder };
         self.send(PacketType::RegistrationReply, received.from, builder.finish());
@@ -311,18 +308,14 @@ impl Engine {
 
     /// Whether the packet has a compulsory extension that we do not know (RFC 2332 §5.3).
     pub(crate) fn has_unknown_compulsory(&self, received: &Received<'_>) -> bool {
-        received.packet.extensions().any(|extension| {
-            extension.compulsory
-                && !matches!(
-                    extension.kind,
-                    ext::RESPONDER
-                        | ext::FORWARD_RECORD
-                        | ext::REVERSE_RECORD
-                        | ext::AUTHENTICATION
-                        | ext::VENDOR
-                        | ext::NAT
-                        | ext::PREFIXES
-                )
-        })
+        received.packet.has_compulsory_besides(&[
+            ext::RESPONDER,
+            ext::FORWARD_RECORD,
+            ext::REVERSE_RECORD,
+            ext::AUTHENTICATION,
+            ext::VENDOR,
+            ext::NAT,
+            ext::PREFIXES,
+        ])
     }
 }

@@ -11,6 +11,14 @@ pub fn authentication_value(password: &[u8]) -> Vec<u8> {
     value
 }
 
+/// Whether the content of an authentication extension is this password, in a time that depends on its length only.
+pub fn is_password(value: &[u8], password: &[u8]) -> bool {
+    match value.split_first_chunk() {
+        Some((form, text)) => same_secret(text, password) & (*form == CLEAR_TEXT),
+        None => false,
+    }
+}
+
 /// Compares in a time that depends on the length of `given` only.
 pub fn same_secret(given: &[u8], expected: &[u8]) -> bool {
     let mut different = u8::from(given.len() != expected.len());
@@ -31,5 +39,9 @@ mod tests {
         assert!(!same_secret(b"cisco1234", b"cisco123"));
         assert!(!same_secret(b"", b"x"));
         assert!(same_secret(b"", b""));
+        assert!(is_password(&authentication_value(b"cisco123"), b"cisco123"));
+        assert!(!is_password(&authentication_value(b"cisco123"), b"cisco124"));
+        assert!(!is_password(b"\0\0\0\x02cisco123", b"cisco123"));
+        assert!(!is_password(b"\0\0", b""));
     }
 }

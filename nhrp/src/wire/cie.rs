@@ -45,12 +45,29 @@ impl Cie {
     }
 
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&[self.code, self.prefix_len, 0, 0]);
-        out.extend_from_slice(&self.mtu.to_be_bytes());
-        out.extend_from_slice(&self.holding_time.to_be_bytes());
-        out.extend_from_slice(&[address_len(self.nbma), 0, address_len(self.proto), self.preference]);
-        for address in [self.nbma, self.proto].into_iter().flatten() {
-            write_address(out, address);
+        let [mtu0, mtu1] = self.mtu.to_be_bytes();
+        let [hold0, hold1] = self.holding_time.to_be_bytes();
+        let (nbma_len, proto_len) = (address_len(self.nbma), address_len(self.proto));
+        let fixed: [u8; FIXED] = [
+            self.code,
+            self.prefix_len,
+            0,
+            0,
+            mtu0,
+            mtu1,
+            hold0,
+            hold1,
+            nbma_len,
+            0,
+            proto_len,
+            self.preference,
+        ];
+        out.extend_from_slice(&fixed);
+        if let Some(nbma) = self.nbma {
+            write_address(out, nbma);
+        }
+        if let Some(proto) = self.proto {
+            write_address(out, proto);
         }
     }
 

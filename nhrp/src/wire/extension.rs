@@ -62,28 +62,57 @@ impl<'a> Extension<'a> {
 }
 
 pub(crate) fn write_extension(out: &mut Vec<u8>, compulsory: bool, kind: u16, value: &[u8]) {
-    let word = (kind & TYPE_MASK) | if compulsory { COMPULSORY } else { 0 };
-    out.extend_from_slice(&word.to_be_bytes());
-    out.extend_from_slice(&(value.len() as u16).to_be_bytes());
+    let [word0, word1] = ((kind & TYPE_MASK) | if compulsory { COMPULSORY } else { 0 }).to_be_bytes();
+    let [len0, len1] = (value.len() as u16).to_be_bytes();
+    out.extend_from_slice(&[word0, word1, len0, len1]);
     out.extend_from_slice(value);
 }
 
 /// Checks a list that must end with End; what follows End is ignored.
 pub(crate) fn check(bytes: &[u8]) -> Result<Extensions<'_>, DecodeError> {
+    let mut list = Extensions { rest: bytes, ..Extensions::default() };
     let mut rest = bytes;
     loop {
         let (extension, next) = Extension::read(rest)?;
         if extension.kind == ext::END {
-            return Ok(Extensions { rest: bytes });
+            return Ok(list);
+        }
+        list.kinds |= bit(extension.kind);
+        if extension.compulsory {
+            list.compulsory |= bit(extension.kind);
         }
         rest = next;
     }
+}
+
+/// Types below 16 have a bit each, the others share sixteen.
+fn bit(kind: u16) -> u32 {
+    1 << if kind < 16 { kind } else { 16 + kind % 16 }
 }
 
 /// The extensions of a checked list, without End.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Extensions<'a> {
     rest: &'a [u8],
+    /// Which types the whole list has, see [`bit`]: most questions are answered without going through it.
+    kinds: u32,
+    compulsory: u32,
+}
+
+impl<'a> Extensions<'a> {
+    /// The first of this type.
+    pub(crate) fn first(mut self, kind: u16) -> Option<Extension<'a>> {
+        if self.kinds & bit(kind) == 0 {
+            return None;
+        }
+        self.find(|extension| extension.kind == kind)
+    }
+
+    /// Whether there is a compulsory one of a type that is not `known`.
+    pub(crate) fn has_compulsory_besides(mut self, known: &[u16]) -> bool {
+        let own_bits = known.iter().filter(|kind| **kind < 16).fold(0, |bits, kind| bits | bit(*kind));
+        self.compulsory & !own_bits != 0 && self.any(|it| it.compulsory && !known.contains(&it.kind))
+    }
 }
 
 impl<'a> Iterator for Extensions<'a> {

@@ -15,7 +15,7 @@ mod message;
 mod packet;
 mod prefixes;
 
-pub use auth::{CLEAR_TEXT, authentication_value, same_secret};
+pub use auth::{CLEAR_TEXT, authentication_value, is_password, same_secret};
 pub use builder::Builder;
 pub use checksum::{checksum, checksum_is_valid};
 pub use cie::{Cie, CieCode, Cies, cies};

@@ -87,7 +87,12 @@ impl<'a> Packet<'a> {
 
     /// The first extension of this type.
     pub fn extension(&self, kind: u16) -> Option<Extension<'a>> {
-        self.extensions().find(|extension| extension.kind == kind)
+        self.extensions.first(kind)
+    }
+
+    /// Whether the packet has a compulsory extension of a type that is not `known`.
+    pub fn has_compulsory_besides(&self, known: &[u16]) -> bool {
+        self.extensions.has_compulsory_besides(known)
     }
 }
 

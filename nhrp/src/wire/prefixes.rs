@@ -93,15 +93,20 @@ impl PrefixChunk {
     /// Content of the extension.
     pub fn encode(&self) -> Vec<u8> {
         let mut value = Vec::with_capacity(LIST_HEADER + self.prefixes.len() * ENTRY_V6);
-        value.extend_from_slice(&[VERSION, self.flags]);
-        value.extend_from_slice(&self.chunk.to_be_bytes());
-        value.extend_from_slice(&self.generation.to_be_bytes());
+        self.write(&mut value);
+        value
+    }
+
+    /// Appends the content of the extension.
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&[VERSION, self.flags]);
+        out.extend_from_slice(&self.chunk.to_be_bytes());
+        out.extend_from_slice(&self.generation.to_be_bytes());
         for prefix in &self.prefixes {
             let family = if prefix.addr().is_ipv4() { 4 } else { 6 };
-            value.extend_from_slice(&[family, prefix.prefix_len(), 0, 0]);
-            write_address(&mut value, prefix.network());
+            out.extend_from_slice(&[family, prefix.prefix_len(), 0, 0]);
+            write_address(out, prefix.network());
         }
-        value
     }
 
     /// Whether a flag is set.
