@@ -15,6 +15,7 @@ help:
 	@echo 'make lab-stop      end a scene that was left running'
 	@echo 'make images        container images of operator and agent, as files for docker load or ctr import'
 	@echo 'make sim SEEDS=n   play n networks on a simulated clock (sim-proof: the simulator proves itself; sim-scale)'
+	@echo 'make bench         hub, spoke and engine beside FRR: a table, and target/bench.json'
 	@echo 'make fmt           format the sources'
 	@echo 'make clean-cache   remove $(CACHE)'
 
@@ -43,6 +44,10 @@ images:
 	@e2e/scripts/bootstrap.sh demo
 	@$(LAB) images
 
+bench:
+	@e2e/scripts/bootstrap.sh bench
+	@$(TARGET)/release/dmvpn-lab bench
+
 fmt:
 	cargo fmt --all
 
@@ -61,5 +66,5 @@ sim-proof:
 sim-scale:
 	@nice $(SIM) -- scale
 
-bench fuzz:
+fuzz:
 	@echo 'make $@ comes with a later issue' >&2; exit 2

@@ -34,4 +34,4 @@ mod writer;
 pub use error::Error;
 pub use kernel::{Applied, Kernel};
 pub use nflog::{Hairpin, Nflog};
-pub use nhrp_socket::{NhrpSocket, Received};
+pub use nhrp_socket::{NhrpSocket, Packets};

@@ -7,15 +7,47 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::Error;
 use crate::requests;
-use crate::sys::{BURST, Frame, PACKET_BYTES, Packet};
+use crate::sys::{BURST, PACKET_BYTES, Packet};
 
-/// A packet that came in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Received {
-    /// Outer source address: where the packet came from in the underlay.
-    pub nbma: IpAddr,
-    /// The NHRP packet.
-    pub bytes: Vec<u8>,
+/// Packets that came in: all in one buffer, one behind the other.
+#[derive(Clone, Debug, Default)]
+pub struct Packets {
+    bytes: Vec<u8>,
+    /// Where each came from and ends.
+    ends: Vec<(IpAddr, usize)>,
+}
+
+impl Packets {
+    /// Each with its outer source address: where it came from in the underlay.
+    pub fn iter(&self) -> impl Iterator<Item = (IpAddr, &[u8])> {
+        let mut start = 0;
+        self.ends.iter().map(move |(nbma, end)| {
+            let packet = self.bytes.get(start..*end).unwrap_or(&[]);
+            start = *end;
+            (*nbma, packet)
+        })
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Throws them away and keeps the room.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    fn push(&mut self, nbma: IpAddr, packet: &[u8]) {
+        self.bytes.extend_from_slice(packet);
+        self.ends.push((nbma, self.bytes.len()));
+    }
 }
 
 /// The socket. A link that goes down makes `receive` fail once with ENETDOWN; when the link is up again the
@@ -51,18 +83,19 @@ impl NhrpSocket {
     ///
     /// # Errors
     /// [`Error::Io`], e.g. ENETDOWN when the link went down.
-    pub async fn receive(&self, into: &mut Vec<Received>) -> Result<(), Error> {
+    pub async fn receive(&self, into: &mut Packets) -> Result<(), Error> {
         let mut buffer = self.buffer.lock().map(|mut b| std::mem::take(&mut *b)).unwrap_or_default();
         buffer.resize(BURST * PACKET_BYTES, 0);
         let before = into.len();
         let mut result = Ok(());
         while into.len() == before && result.is_ok() {
-            let mut frames = Vec::new();
-            result = match self.socket.receive(&mut buffer, &mut frames).await {
+            let mut remote = None;
+            let hand_on =
+                |source: Option<Ipv4Addr>, packet: &[u8]| self.take(source, packet, &mut remote, into);
+            result = match self.socket.receive(&mut buffer, hand_on).await {
                 Ok(odd) => {
                     self.sourceless.fetch_add(odd.sourceless, Ordering::Relaxed);
                     self.oversized.fetch_add(odd.oversized, Ordering::Relaxed);
-                    self.hand_on(frames, into);
                     Ok(())
                 }
                 Err(source) => Err(Error::Io { what: "receive NHRP", source }),
@@ -107,21 +140,24 @@ impl NhrpSocket {
         self.oversized.load(Ordering::Relaxed)
     }
 
-    /// Gives packets of a point-to-point link their source: the kernel does not say it, because it took none
+    /// Gives a packet of a point-to-point link its source: the kernel does not say it, because it took none
     /// from any other address than the link's remote (which may have been changed since the socket was
-    /// opened).
-    fn hand_on(&self, frames: Vec<Frame>, into: &mut Vec<Received>) {
-        let mut remote = None;
-        for Frame { source, bytes } in frames {
-            let nbma = match source {
-                Some(source) => Some(IpAddr::V4(source)),
-                None => *remote.get_or_insert_with(|| requests::remote(self.link).ok().flatten()),
-            };
-            match nbma {
-                Some(nbma) => into.push(Received { nbma, bytes }),
-                None => {
-                    self.sourceless.fetch_add(1, Ordering::Relaxed);
-                }
+    /// opened, so it is asked for once a burst).
+    fn take(
+        &self,
+        source: Option<Ipv4Addr>,
+        packet: &[u8],
+        remote: &mut Option<Option<IpAddr>>,
+        into: &mut Packets,
+    ) {
+        let nbma = match source {
+            Some(source) => Some(IpAddr::V4(source)),
+            None => *remote.get_or_insert_with(|| requests::remote(self.link).ok().flatten()),
+        };
+        match nbma {
+            Some(nbma) => into.push(nbma, packet),
+            None => {
+                self.sourceless.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
@@ -146,5 +182,23 @@ impl NhrpSocket {
         }
         results.extend(rest.iter().map(|_| Err(Error::NoAnswer { what: "send NHRP".to_owned() })));
         ready.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_come_out_as_they_went_in() {
+        let mut packets = Packets::default();
+        let [a, b]: [IpAddr; 2] = [[192, 0, 2, 1].into(), [192, 0, 2, 2].into()];
+        for (nbma, packet) in [(a, &b"one"[..]), (b, b""), (a, b"three")] {
+            packets.push(nbma, packet);
+        }
+        assert_eq!(packets.len(), 3);
+        assert_eq!(packets.iter().collect::<Vec<_>>(), [(a, &b"one"[..]), (b, b""), (a, b"three")]);
+        packets.clear();
+        assert!(packets.is_empty() && packets.iter().next().is_none());
     }
 }

@@ -88,16 +88,6 @@ impl Netlink {
     }
 }
 
-/// A packet that came in.
-#[derive(Debug)]
-pub(crate) struct Frame {
-    /// Link-layer source: for multipoint GRE the outer source address. A point-to-point link has no such
-    /// thing.
-    pub(crate) source: Option<Ipv4Addr>,
-    /// Payload of the GRE header.
-    pub(crate) bytes: Vec<u8>,
-}
-
 /// What one `recvmmsg` brought besides good packets.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Oddities {
@@ -128,11 +118,16 @@ impl Packet {
         Ok(Self { fd, link })
     }
 
-    /// Waits for packets and appends up to [`BURST`] of them.
-    pub(crate) async fn receive(&self, buffer: &mut [u8], into: &mut Vec<Frame>) -> io::Result<Oddities> {
+    /// Waits for packets and hands on up to [`BURST`] of them: link-layer source (for multipoint GRE the outer
+    /// source address; a point-to-point link has no such thing) and payload of the GRE header.
+    pub(crate) async fn receive(
+        &self,
+        buffer: &mut [u8],
+        mut hand_on: impl FnMut(Option<Ipv4Addr>, &[u8]),
+    ) -> io::Result<Oddities> {
         loop {
             let mut guard = self.fd.readable().await?;
-            match guard.try_io(|fd| receive_burst(fd.get_ref(), buffer, into)) {
+            match guard.try_io(|fd| receive_burst(fd.get_ref(), buffer, &mut hand_on)) {
                 Ok(result) => return result,
                 Err(_would_block) => continue,
             }
@@ -205,7 +200,11 @@ fn zeroed_headers(n: usize) -> Vec<libc::mmsghdr> {
     (0..n).map(|_| unsafe { mem::zeroed() }).collect()
 }
 
-fn receive_burst(socket: &Socket, buffer: &mut [u8], into: &mut Vec<Frame>) -> io::Result<Oddities> {
+fn receive_burst(
+    socket: &Socket,
+    buffer: &mut [u8],
+    hand_on: &mut impl FnMut(Option<Ipv4Addr>, &[u8]),
+) -> io::Result<Oddities> {
     let n = (buffer.len() / PACKET_BYTES).min(BURST);
     let mut addresses = vec![raw_link_address(0, Ipv4Addr::UNSPECIFIED); n];
     let mut parts: Vec<libc::iovec> = buffer
@@ -238,8 +237,7 @@ fn receive_burst(socket: &Socket, buffer: &mut [u8], into: &mut Vec<Frame>) -> i
         } else if header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
             odd.oversized += 1;
         } else {
-            let bytes = chunk.get(..header.msg_len as usize).unwrap_or(chunk).to_vec();
-            into.push(Frame { source, bytes });
+            hand_on(source, chunk.get(..header.msg_len as usize).unwrap_or(chunk));
         }
     }
     Ok(odd)

@@ -12,11 +12,13 @@
 //! * [`node`] makes a host a Kubernetes node: containerd and kubelet in namespaces of their own;
 //! * [`scene`] is the fixed set of sites that the demo and most scenarios share;
 //! * [`story`] tells the demo: chapters and steps with expected, seen and time; [`chapters`] are its text;
+//! * [`bench`] measures our programs beside FRR's;
 //! * [`enter`] opens a shell in a host of a scene that was left running.
 //!
 //! There are no sleeps outside [`wait`]: everything waits for a condition with a deadline.
 
 pub mod apart;
+pub mod bench;
 pub mod chapters;
 pub mod cluster;
 pub mod demo;

@@ -22,6 +22,7 @@ pub mod agent;
 pub mod api;
 pub mod args;
 pub mod backoff;
+pub mod chatter;
 pub mod clock;
 pub mod drivers;
 pub mod kubernetes;

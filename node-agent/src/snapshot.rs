@@ -1,6 +1,8 @@
 //! The NHRP snapshot: what the engine knew, beside the agent's socket (on tmpfs, so that it lives exactly as long as
 //! the kernel state that it describes). It holds no secret.
 
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
 use nhrp::{Snapshot, Time};
@@ -9,13 +11,15 @@ use tracing::warn;
 
 /// What is written.
 #[derive(Serialize, Deserialize)]
-struct Saved {
+struct Saved<S> {
     version: u32,
     /// `CLOCK_BOOTTIME` in milliseconds when it was taken.
     taken_at: u64,
-    snapshot: Snapshot,
+    snapshot: S,
 }
 
+/// Bytes that are written at once.
+const PIECE: usize = 32 << 10;
 /// Version of the file; another version is ignored (the kernel's state and the peers' next registrations make up for it).
 const VERSION: u32 = 2;
 
@@ -32,12 +36,14 @@ fn path(dir: &Path, network: &str) -> PathBuf {
 ///
 /// # Errors
 /// Those of the file system.
-pub fn save(dir: &Path, network: &str, snapshot: Snapshot, now: Time) -> std::io::Result<()> {
+pub fn save(dir: &Path, network: &str, snapshot: &impl Serialize, now: Time) -> std::io::Result<()> {
     let saved = Saved { version: VERSION, taken_at: now.0, snapshot };
-    let bytes = serde_json::to_vec(&saved)?;
     let target = path(dir, network);
     let temporary = target.with_extension("json.new");
-    std::fs::write(&temporary, bytes)?;
+    // Piece by piece: with ten thousand spokes it is megabytes.
+    let mut file = BufWriter::with_capacity(PIECE, File::create(&temporary)?);
+    serde_json::to_writer(&mut file, &saved)?;
+    file.flush()?;
     std::fs::rename(&temporary, &target)
 }
 
@@ -52,7 +58,7 @@ pub fn load(dir: &Path, network: &str, now: Time) -> Option<(Snapshot, u64)> {
             return None;
         }
     };
-    let saved: Saved = match serde_json::from_slice(&bytes) {
+    let saved: Saved<Snapshot> = match serde_json::from_slice(&bytes) {
         Ok(saved) => saved,
         Err(e) => {
             warn!(path = %path.display(), error = %e, "NHRP snapshot cannot be decoded: starting without");

@@ -8,8 +8,9 @@ use crds::endpoint::DmvpnEndpointSpec;
 use dataplane::model::{Observed, Op};
 use ipnet::IpNet;
 use nhrp::{Engine, Event, Input, NhsPhase, Output, Snapshot, Time};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
+use crate::chatter::Chatter;
 use crate::drivers::nhrp::NhrpDriver;
 use crate::ladder::{self, Ground, Path, Rung, Trouble};
 use crate::plan::{self, NhrpFacts, Wanted};
@@ -71,6 +72,7 @@ pub struct Tunnel {
     pub doomed: bool,
     configured: Option<nhrp::Config>,
     standing: Standing,
+    chatter: Chatter,
 }
 
 /// Where the tunnel and its hubs stand, and since when.
@@ -104,6 +106,7 @@ impl Tunnel {
             doomed: false,
             configured: None,
             standing: Standing::default(),
+            chatter: Chatter::default(),
         }
     }
 
@@ -156,8 +159,7 @@ impl Tunnel {
         self.leaving = None;
         self.withdrawn = false;
         if let Some(wanted) = &mut self.wanted {
-            wanted.learned.clear();
-            wanted.neighbours.clear();
+            wanted.forget();
         }
     }
 
@@ -233,6 +235,9 @@ impl Tunnel {
     /// Takes everything that the engine has to say, into `wanted` and into the result.
     pub fn drain(&mut self, now: Time) -> Drained {
         let mut drained = Drained::default();
+        if let Some(held) = self.chatter.held(now) {
+            info!(network = self.spec.network, held, "more such events, not written");
+        }
         let (Some(engine), Some(wanted)) = (&mut self.engine, &mut self.wanted) else { return drained };
         let mut hubs_changed = false;
         while let Some(output) = engine.poll_output() {
@@ -244,7 +249,7 @@ impl Tunnel {
                     hubs_changed |= matches!(event, Event::NhsUp { .. } | Event::NhsDown { .. });
                     self.dirty = true;
                     self.stirred = true;
-                    log(&self.spec.network, &event);
+                    log(&self.spec.network, &event, &mut self.chatter, now);
                 }
                 change => {
                     self.dirty = true;
@@ -265,6 +270,11 @@ impl Tunnel {
         }
         self.stand(now);
         drained
+    }
+
+    /// When what the log held back has to be told.
+    pub fn told_at(&self) -> Option<Time> {
+        self.chatter.due()
     }
 
     /// The hub that the overlay as a whole is routed by: the best that answers, else the best configured.
@@ -333,10 +343,13 @@ impl Tunnel {
     }
 }
 
-fn log(network: &str, event: &Event) {
+/// Warnings are few, the engine sees to that; of the rest a hub can have thousands at once.
+fn log(network: &str, event: &Event, chatter: &mut Chatter, now: Time) {
     if event.is_warning() {
         warn!(network, "{event}");
-    } else {
+    } else if chatter.may_write(now) {
         info!(network, "{event}");
+    } else {
+        debug!(network, "{event}");
     }
 }

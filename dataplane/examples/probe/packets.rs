@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dataplane::model::{Address, Neighbour, Op};
 use dataplane::nft::{self, Ruleset};
-use dataplane::{Hairpin, Kernel, Nflog, NhrpSocket};
+use dataplane::{Hairpin, Kernel, Nflog, NhrpSocket, Packets};
 
 use crate::ensure;
 use crate::host::{Outcome, apply, create, gre, held, run, within};
@@ -66,7 +66,7 @@ async fn nhrp(link: u32) -> Outcome<()> {
     }
     let want: BTreeSet<_> =
         sent.iter().map(|(to, bytes)| (*to, [b"re:", bytes.as_slice()].concat())).collect();
-    let mut received = Vec::new();
+    let mut received = Packets::default();
     let all = async {
         while received.len() < sent.len() {
             socket.receive(&mut received).await?;
@@ -74,7 +74,7 @@ async fn nhrp(link: u32) -> Outcome<()> {
         Ok::<_, dataplane::Error>(())
     };
     let complete = within(5, "NHRP answers", all).await;
-    let have: BTreeSet<_> = received.into_iter().map(|r| (r.nbma, r.bytes)).collect();
+    let have: BTreeSet<_> = received.iter().map(|(nbma, packet)| (nbma, packet.to_vec())).collect();
     let missing: Vec<_> =
         want.difference(&have).map(|(nbma, bytes)| format!("{} of {nbma}", bytes.len())).collect();
     ensure!(complete.is_ok(), "missing answers: {missing:?}");

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpListener};
 
 use dataplane::model::{Address, GreLink, Neighbour, Op, Route, Target};
-use dataplane::{Kernel, NhrpSocket};
+use dataplane::{Kernel, NhrpSocket, Packets};
 
 use crate::host::{Outcome, apply, create, gre};
 
@@ -49,10 +49,10 @@ pub(crate) async fn run(underlay: &str, overlay: &str) -> Outcome<()> {
         std::process::exit(0);
     });
     loop {
-        let mut received = Vec::new();
+        let mut received = Packets::default();
         socket.receive(&mut received).await?;
         let answers: Vec<_> =
-            received.iter().map(|r| (r.nbma, [b"re:", r.bytes.as_slice()].concat())).collect();
+            received.iter().map(|(nbma, packet)| (nbma, [&b"re:"[..], packet].concat())).collect();
         let answers: Vec<_> = answers.iter().map(|(to, bytes)| (*to, bytes.as_slice())).collect();
         for result in socket.send(&answers).await {
             result?;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use e2e::bench::{self, load};
 use e2e::guest::{Job, Output, quote};
 use e2e::lab::{inject, pinger};
 use e2e::{demo, enter, images, paths};
@@ -62,6 +63,11 @@ enum Subcommands {
         /// One packet a line, from the GRE header on
         file: std::path::PathBuf,
     },
+    /// Measure hub, spoke and engine beside FRR's
+    Bench(bench::Scale),
+    /// Play many spokes (the lab's own use)
+    #[command(hide = true)]
+    Load(load::Load),
     /// Run a command in a fresh guest
     Guest {
         /// Memory in MiB
@@ -89,6 +95,8 @@ fn main() -> ExitCode {
             })
             .map(|()| 0),
         Subcommands::Inject { from, to, file } => inject::run(from, to, &file).map(|()| 0),
+        Subcommands::Bench(scale) => bench::bench(&scale),
+        Subcommands::Load(load) => load::run(load).map(|()| 0),
         Subcommands::Guest { memory, deadline, words } => guest(memory, deadline, &words),
     };
     match status {

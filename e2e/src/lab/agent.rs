@@ -57,12 +57,22 @@ impl Agent {
     /// # Errors
     /// When the program is not built, or it does not answer; with the end of its log.
     pub fn start(host: &Host, labels: &[&str], manifests: &BTreeMap<String, String>) -> Result<Self> {
+        let agent = Self::launch(host, labels, manifests)?;
+        agent.wait_until_it_answers()?;
+        Ok(agent)
+    }
+
+    /// As [`Self::start`], but returns at once: asking an agent takes time that it may need itself.
+    ///
+    /// # Errors
+    /// When the program is not built.
+    pub fn launch(host: &Host, labels: &[&str], manifests: &BTreeMap<String, String>) -> Result<Self> {
         let dir = Path::new("/run/dmvpn").join(host.name());
         fs::create_dir_all(dir.join("manifests"))?;
         for (name, text) in manifests {
             fs::write(dir.join("manifests").join(name), text)?;
         }
-        Self::start_from(host, Source::Directory(labels.iter().map(|l| (*l).to_owned()).collect()), dir)
+        Self::launch_from(host, Source::Directory(labels.iter().map(|l| (*l).to_owned()).collect()), dir)
     }
 
     /// Starts the agent of `host` with an API server as its source, and returns when it answers.
@@ -73,14 +83,14 @@ impl Agent {
         let dir = Path::new("/run/dmvpn").join(host.name());
         fs::create_dir_all(&dir)?;
         fs::write(dir.join(TOKEN), &cluster.operator_token)?;
-        Self::start_from(host, Source::Cluster(cluster), dir)
-    }
-
-    fn start_from(host: &Host, source: Source, dir: PathBuf) -> Result<Self> {
-        let process = spawn(host, &source, &dir)?;
-        let agent = Self { host: host.clone(), source, dir, process };
+        let agent = Self::launch_from(host, Source::Cluster(cluster), dir)?;
         agent.wait_until_it_answers()?;
         Ok(agent)
+    }
+
+    fn launch_from(host: &Host, source: Source, dir: PathBuf) -> Result<Self> {
+        let process = spawn(host, &source, &dir)?;
+        Ok(Self { host: host.clone(), source, dir, process })
     }
 
     /// The host it runs on.

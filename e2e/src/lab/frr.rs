@@ -101,6 +101,15 @@ impl Frr {
         process.kill().map(drop)
     }
 
+    /// Process id of a daemon (inside the guest).
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pid(&self, daemon: &str) -> Result<u32> {
+        let found = self.daemons.iter().find(|(name, _)| name == daemon);
+        found.map(|(_, process)| process.pid()).with_context(|| format!("{daemon} does not run"))
+    }
+
     /// The host it runs on.
     #[must_use]
     pub fn host(&self) -> &Host {

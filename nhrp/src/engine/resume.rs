@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use serde::ser::{Serialize, SerializeStruct as _, Serializer};
 
 use super::bindings::Binding;
 use super::learn::Announced;
@@ -23,18 +24,26 @@ const ID_GAP: u32 = 100;
 impl Engine {
     /// All tables, ordered by address.
     pub fn snapshot(&self, now: Time) -> Snapshot {
-        let mut bindings: Vec<_> =
-            self.bindings.iter().map(|(overlay, it)| binding_state(now, *overlay, it)).collect();
+        let mut bindings: Vec<_> = self.binding_states(now).collect();
         bindings.sort_unstable_by_key(|binding| binding.overlay);
-        for binding in &mut bindings {
-            let declared = self
-                .prefixes
-                .iter()
-                .filter(|(_, owner)| owner.via == binding.overlay && owner.external.is_some());
+        Snapshot { bindings, ..self.all_but_bindings(now) }
+    }
+
+    fn binding_states(&self, now: Time) -> impl Iterator<Item = BindingState> + '_ {
+        self.bindings.iter().map(move |(overlay, it)| {
+            let mut state = binding_state(now, *overlay, it);
             if !self.config.external.is_empty() {
-                binding.prefixes.extend(declared.map(|(prefix, _)| prefix));
+                let declared = self
+                    .prefixes
+                    .iter()
+                    .filter(|(_, owner)| owner.via == *overlay && owner.external.is_some());
+                state.prefixes.extend(declared.map(|(prefix, _)| prefix));
             }
-        }
+            state
+        })
+    }
+
+    fn all_but_bindings(&self, now: Time) -> Snapshot {
         let shortcuts = self.shortcuts.iter().map(|(prefix, it)| ShortcutState {
             prefix,
             via: it.via,
@@ -49,12 +58,18 @@ impl Engine {
         });
         Snapshot {
             nhs: self.nhs_states(now),
-            bindings,
+            bindings: Vec::new(),
             shortcuts: shortcuts.collect(),
             announced: announced.collect(),
             counters: self.counters.clone(),
             next_request_id: self.next_id,
         }
+    }
+
+    /// The same to be written down: it becomes a [`Snapshot`] when it is read, but is never there as a whole, and not
+    /// ordered.
+    pub fn saved(&self, now: Time) -> impl Serialize + '_ {
+        Saved { engine: self, now }
     }
 
     /// The client's part of the snapshot alone, at a cost that does not grow with the tables.
@@ -229,6 +244,36 @@ impl Engine {
             self.announced.insert(state.prefix, Announced { tellers: vec![uid], via: None, since });
             self.choose(state.prefix);
         }
+    }
+}
+
+/// A [`Snapshot`] that is made while it is written.
+struct Saved<'a> {
+    engine: &'a Engine,
+    now: Time,
+}
+
+impl Serialize for Saved<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // All fields by name: a new one has to be written too.
+        let Snapshot { nhs, bindings: _, shortcuts, announced, counters, next_request_id } =
+            self.engine.all_but_bindings(self.now);
+        let mut out = serializer.serialize_struct("Snapshot", 6)?;
+        out.serialize_field("nhs", &nhs)?;
+        out.serialize_field("bindings", &SavedBindings(self))?;
+        out.serialize_field("shortcuts", &shortcuts)?;
+        out.serialize_field("announced", &announced)?;
+        out.serialize_field("counters", &counters)?;
+        out.serialize_field("next_request_id", &next_request_id)?;
+        out.end()
+    }
+}
+
+struct SavedBindings<'a>(&'a Saved<'a>);
+
+impl Serialize for SavedBindings<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.engine.binding_states(self.0.now))
     }
 }
 

@@ -35,8 +35,12 @@ use crate::{clock, report, snapshot};
 const SETTLE_MS: u64 = 20;
 /// Without any event the kernel is compared this often, in milliseconds.
 const PATROL_MS: u64 = 60_000;
-/// A snapshot is written this long after a change, in milliseconds.
+/// A snapshot is written this long after a change, in milliseconds…
 const SAVE_MS: u64 = 100;
+/// … or, if it takes long, so many times longer than it took.
+const SAVE_SHARE: u64 = 20;
+/// Bursts of packets that are worked through before what they caused is carried out.
+const BURSTS: usize = 8;
 
 type Bursts = mpsc::Receiver<Burst>;
 
@@ -65,6 +69,8 @@ pub struct Agent {
     /// From then on a comparison looks at nft too, which costs processes: when nft changed, and now and then.
     nft_at: Time,
     save_at: Option<Time>,
+    /// A snapshot is written so long after a change, in milliseconds.
+    save_after: u64,
     /// Networks of the removals of which nothing is left.
     gone: BTreeSet<String>,
     summary: watch::Sender<Arc<Summary>>,
@@ -122,6 +128,7 @@ impl Agent {
             reconcile_at: clock::now(),
             nft_at: clock::now(),
             save_at: None,
+            save_after: SAVE_MS,
             gone: BTreeSet::new(),
             summary,
             counted_at: Time(0),
@@ -141,7 +148,13 @@ impl Agent {
                     let desired = inlets.desired.borrow_and_update().clone();
                     agent.configure(desired);
                 }
-                Some(burst) = bursts.recv() => agent.packets(burst),
+                Some(burst) = bursts.recv() => {
+                    agent.packets(burst);
+                    // What waits besides is carried out with it: the kernel is told of all in one go.
+                    for more in std::iter::from_fn(|| bursts.try_recv().ok()).take(BURSTS - 1) {
+                        agent.packets(more);
+                    }
+                }
                 event = inlets.events.recv() => {
                     agent.kernel_event(event.context("the kernel monitor has ended")?);
                     while let Ok(event) = inlets.events.try_recv() {
@@ -236,6 +249,7 @@ impl Agent {
         });
         engines
             .chain(leaving)
+            .chain(self.tunnels.values().filter_map(Tunnel::told_at))
             .chain(self.count_at())
             .chain(self.save_at)
             .chain([self.reconcile_at])
@@ -251,14 +265,17 @@ impl Agent {
             let Some(tunnel) = self.tunnels.get_mut(&network) else { continue };
             let Drained { ops, packets, queries } = tunnel.drain(now);
             if tunnel.dirty && self.save_at.is_none() {
-                self.save_at = Some(now.after(SAVE_MS));
+                self.save_at = Some(now.after(self.save_after));
             }
             if tunnel.link != 0 && !ops.is_empty() && !self.apply(&network, &ops).await {
                 self.reconcile_at = self.reconcile_at.min(now.after(SETTLE_MS));
             }
-            let Some(tunnel) = self.tunnels.get(&network) else { continue };
+            let Some(tunnel) = self.tunnels.get_mut(&network) else { continue };
             if let (Some(socket), false) = (&tunnel.socket, packets.is_empty()) {
                 socket.send(&network, &packets).await;
+            }
+            if let Some(engine) = &mut tunnel.engine {
+                packets.into_iter().for_each(|(_, buffer)| engine.recycle(buffer));
             }
             if !queries.is_empty() {
                 self.answer_use(&network, queries).await;
@@ -287,8 +304,8 @@ impl Agent {
         let now = clock::now();
         let Some(tunnel) = self.tunnels.get_mut(&burst.network) else { return };
         let Some(engine) = tunnel.engine.as_mut().filter(|_| tunnel.link == burst.link) else { return };
-        for (nbma, bytes) in burst.packets {
-            engine.handle_packet(now, Origin { link: LinkId(burst.link), nbma }, &bytes);
+        for (nbma, packet) in burst.packets.iter() {
+            engine.handle_packet(now, Origin { link: LinkId(burst.link), nbma }, packet);
         }
     }
 
@@ -393,11 +410,12 @@ impl Agent {
             if !tunnel.dirty && !now_or_never {
                 continue;
             }
-            match snapshot::save(&self.identity.snapshots, network, engine.snapshot(now), now) {
+            match snapshot::save(&self.identity.snapshots, network, &engine.saved(now), now) {
                 Ok(()) => tunnel.dirty = false,
                 Err(error) => warn!(network, %error, "NHRP snapshot not written"),
             }
         }
+        self.save_after = SAVE_MS.max(clock::now().since(now) * SAVE_SHARE);
     }
 
     fn report(&mut self) -> view::Report {

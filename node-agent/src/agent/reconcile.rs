@@ -291,9 +291,9 @@ pub(super) fn disturbs(event: &KernelEvent, tunnel: &Tunnel) -> bool {
         }
         KernelEvent::Route { ours: false, .. } => true,
         KernelEvent::Neighbour { link, overlay, nbma, gone } if *link == tunnel.link => {
-            match (wanted.neighbours.get(overlay), gone) {
+            match (wanted.neighbour(*overlay), gone) {
                 (Some(_), true) => true,
-                (Some(want), false) => *nbma != Some(*want),
+                (Some(want), false) => *nbma != Some(want),
                 (None, true) => false,
                 (None, false) => nbma.is_some(),
             }

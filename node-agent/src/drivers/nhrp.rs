@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use dataplane::NhrpSocket;
+use dataplane::{NhrpSocket, Packets};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
@@ -14,8 +14,8 @@ pub struct Burst {
     pub network: String,
     /// Link that they came in by.
     pub link: u32,
-    /// (outer source, NHRP packet).
-    pub packets: Vec<(IpAddr, Vec<u8>)>,
+    /// The packets.
+    pub packets: Packets,
 }
 
 /// An open socket and its reader.
@@ -38,14 +38,13 @@ impl NhrpDriver {
         let network = network.to_owned();
         let reader = tokio::spawn(async move {
             loop {
-                let mut received = Vec::new();
-                if let Err(error) = source.receive(&mut received).await {
+                let mut packets = Packets::default();
+                if let Err(error) = source.receive(&mut packets).await {
                     // ENETDOWN while the link is down, ENXIO when it is gone: the agent reopens on the link's return.
                     debug!(network, %error, "NHRP socket");
                     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                     continue;
                 }
-                let packets = received.into_iter().map(|r| (r.nbma, r.bytes)).collect();
                 if to.send(Burst { network: network.clone(), link, packets }).await.is_err() {
                     return;
                 }

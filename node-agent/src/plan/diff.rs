@@ -55,7 +55,7 @@ pub fn changes(wanted: &Wanted, link: u32, observed: &Observed) -> Vec<Op> {
 
     let have_neighbours: BTreeMap<_, _> =
         observed.neighbours.iter().filter(|n| n.link == link).map(|n| (n.overlay, n.nbma)).collect();
-    for (&overlay, &nbma) in &wanted.neighbours {
+    for (overlay, nbma) in wanted.neighbours() {
         if have_neighbours.get(&overlay) != Some(&nbma) {
             ops.push(Op::PutNeighbour(Neighbour { link, overlay, nbma }));
         }
@@ -76,7 +76,7 @@ pub fn changes(wanted: &Wanted, link: u32, observed: &Observed) -> Vec<Op> {
     ops.extend(stale.into_iter().filter(|r| !matches!(r.target, Target::Unreachable)).map(Op::DeleteRoute));
 
     for &overlay in have_neighbours.keys() {
-        if !wanted.neighbours.contains_key(&overlay) {
+        if wanted.neighbour(overlay).is_none() {
             ops.push(Op::DeleteNeighbour { link, overlay });
         }
     }

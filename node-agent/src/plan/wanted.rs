@@ -65,12 +65,21 @@ pub struct Wanted {
     pub nft: Ruleset,
     /// Routes of the endpoint itself: (prefix, metric) → way.
     pub fixed: BTreeMap<(IpNet, u32), Way>,
-    /// Routes of the engine: (prefix, kind) → overlay next hop.
+    /// Routes of the engine: (prefix, kind) → overlay next hop; those to a host itself are in `hosts`.
     pub learned: BTreeMap<(IpNet, RouteKind), IpAddr>,
-    /// Neighbours of the engine: overlay → NBMA.
-    pub neighbours: BTreeMap<IpAddr, IpAddr>,
+    /// Overlay hosts of the engine.
+    hosts: BTreeMap<IpAddr, Host>,
     /// Metrics.
     pub metrics: Metrics,
+}
+
+/// What is wanted for an overlay host. A hub has one of these for each spoke.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Host {
+    /// Neighbour: where it is in the underlay.
+    nbma: Option<IpAddr>,
+    /// A route to it on the link.
+    routed: bool,
 }
 
 impl Wanted {
@@ -107,7 +116,7 @@ impl Wanted {
             nft,
             fixed,
             learned: BTreeMap::new(),
-            neighbours: BTreeMap::new(),
+            hosts: BTreeMap::new(),
             metrics: Metrics::new(spec.routing.metric),
         }
     }
@@ -115,8 +124,35 @@ impl Wanted {
     /// Takes a new fixed part, keeping what the engine found out.
     pub fn replace_fixed(&mut self, new: Self) {
         let learned = std::mem::take(&mut self.learned);
-        let neighbours = std::mem::take(&mut self.neighbours);
-        *self = Self { learned, neighbours, ..new };
+        let hosts = std::mem::take(&mut self.hosts);
+        *self = Self { learned, hosts, ..new };
+    }
+
+    /// Forgets what the engine found out.
+    pub fn forget(&mut self) {
+        self.learned.clear();
+        self.hosts.clear();
+    }
+
+    /// The NBMA address of the neighbour that is wanted for an overlay host.
+    pub fn neighbour(&self, overlay: IpAddr) -> Option<IpAddr> {
+        self.hosts.get(&overlay)?.nbma
+    }
+
+    /// All neighbours: overlay and NBMA address.
+    pub fn neighbours(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> + '_ {
+        self.hosts.iter().filter_map(|(overlay, host)| Some((*overlay, host.nbma?)))
+    }
+
+    /// Changes what is wanted for an overlay host; says what was wanted before.
+    fn host(&mut self, overlay: IpAddr, change: impl FnOnce(&mut Host)) -> Host {
+        let host = self.hosts.entry(overlay).or_default();
+        let before = *host;
+        change(host);
+        if *host == Host::default() {
+            self.hosts.remove(&overlay);
+        }
+        before
     }
 
     /// Which hub's overlay addresses the overlay as a whole is routed by (`None`: nowhere).
@@ -136,19 +172,27 @@ impl Wanted {
     pub fn learn(&mut self, output: &Output, link: u32) -> Option<Op> {
         match *output {
             Output::InstallNeighbour { overlay, nbma, .. } => {
-                self.neighbours.insert(overlay, nbma);
+                self.host(overlay, |host| host.nbma = Some(nbma));
                 Some(Op::PutNeighbour(Neighbour { link, overlay, nbma }))
             }
             Output::RemoveNeighbour { overlay, .. } => {
-                self.neighbours.remove(&overlay);
+                self.host(overlay, |host| host.nbma = None);
                 Some(Op::DeleteNeighbour { link, overlay })
             }
             Output::InstallRoute { prefix, via, kind, .. } => {
-                self.learned.insert((prefix, kind), via);
+                match is_to_host(prefix, kind, via) {
+                    true => drop(self.host(via, |host| host.routed = true)),
+                    false => drop(self.learned.insert((prefix, kind), via)),
+                }
                 Some(Op::PutRoute(self.route(prefix, self.metrics.of(kind), way(prefix, via), link)))
             }
             Output::RemoveRoute { prefix, kind, .. } => {
-                let via = self.learned.remove(&(prefix, kind))?;
+                let via = match is_to_host(prefix, kind, prefix.addr()) {
+                    true => {
+                        self.host(prefix.addr(), |host| host.routed = false).routed.then(|| prefix.addr())
+                    }
+                    false => self.learned.remove(&(prefix, kind)),
+                }?;
                 let metric = self.metrics.of(kind);
                 // A fixed route of the same place stays.
                 match self.fixed.get(&(prefix, metric)) {
@@ -167,6 +211,9 @@ impl Wanted {
         all.extend(
             learned.map(|(&(prefix, kind), &via)| ((prefix, self.metrics.of(kind)), way(prefix, via))),
         );
+        let routed = self.hosts.iter().filter(|(_, host)| host.routed);
+        let metric = self.metrics.of(RouteKind::Host);
+        all.extend(routed.map(|(overlay, _)| ((IpNet::from(*overlay), metric), Way::Direct)));
         all.into_iter().map(move |((prefix, metric), way)| self.route(prefix, metric, way, link))
     }
 
@@ -178,7 +225,12 @@ impl Wanted {
             .into_iter()
             .filter(|k| self.metrics.of(*k) == route.metric)
             .find_map(|kind| self.learned.get(&(route.prefix, kind)).map(|via| way(route.prefix, *via)));
-        let way = learned.or_else(|| self.fixed.get(&key).copied());
+        let host = self.hosts.get(&route.prefix.addr()).filter(|host| {
+            host.routed
+                && is_to_host(route.prefix, RouteKind::Host, route.prefix.addr())
+                && route.metric == self.metrics.of(RouteKind::Host)
+        });
+        let way = host.map(|_| Way::Direct).or(learned).or_else(|| self.fixed.get(&key).copied());
         way.is_some_and(|way| self.route(route.prefix, route.metric, way, link) == *route)
     }
 
@@ -195,6 +247,11 @@ impl Wanted {
         };
         Route { prefix, table: MAIN_TABLE, metric, target, source: None }
     }
+}
+
+/// Whether this is the route to an overlay host that the host's neighbour entry goes with.
+fn is_to_host(prefix: IpNet, kind: RouteKind, via: IpAddr) -> bool {
+    kind == RouteKind::Host && prefix == IpNet::from(via)
 }
 
 fn way(prefix: IpNet, via: IpAddr) -> Way {
