@@ -1,6 +1,7 @@
 //! [`Kernel`]: reads and writes the tables of the network namespace that the process runs in.
 
 use std::collections::HashSet;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -56,7 +57,7 @@ impl Kernel {
         let monitor = Monitor::open(writer.port(), Arc::clone(&requests)).await?;
         let (to, events) = mpsc::channel(monitor::CHANNEL);
         tokio::spawn(monitor.run(to));
-        let state = State { writer, routes: HashSet::new() };
+        let state = State { writer, hasher: RandomState::new(), routes: HashSet::new() };
         Ok((Self { requests, writer: Arc::new(Mutex::new(state)) }, events))
     }
 
@@ -93,7 +94,8 @@ impl Kernel {
             }
         }
         drop(requests);
-        self.writer.lock().await.routes = seen.routes.iter().map(place).collect();
+        let mut state = self.writer.lock().await;
+        state.routes = seen.routes.iter().map(|route| state.place(route)).collect();
         Ok(seen)
     }
 
@@ -200,11 +202,11 @@ impl Kernel {
             Some(held) => held,
             None => {
                 let routes = our_routes(&mut *self.requests.lock().await).await?;
-                ours.insert(routes.iter().map(place).collect())
+                ours.insert(routes.iter().map(|route| state.place(route)).collect())
             }
         };
         let what = || describe(&Op::PutRoute(route.clone()));
-        if !held.contains(&place(route)) {
+        if !held.contains(&state.place(route)) {
             return Err(Error::Foreign { what: what() });
         }
         let request = encode::put_route(route, true)?;
@@ -265,12 +267,14 @@ impl Kernel {
     }
 }
 
-/// What makes two routes the same place in a table: prefix, table, metric.
-type Place = (IpNet, u32, u32);
+/// What makes two routes the same place in a table (prefix, table, metric), as a hash: a hub has as many as spokes,
+/// and with 64 bits and a key that nobody knows no two of them meet.
+type Place = u64;
 
 #[derive(Debug)]
 struct State {
     writer: Writer,
+    hasher: RandomState,
     /// Places that routes of ours hold, as far as we know. Such a place is overwritten in one step; any other
     /// is taken only if it is free. So no foreign route is ever replaced, and ours change without a gap.
     routes: HashSet<Place>,
@@ -282,10 +286,11 @@ impl State {
             Op::DeleteLink { index } => encode::delete_link(*index),
             Op::AddAddress(address) => encode::put_address(address),
             Op::DeleteAddress(address) => encode::delete_address(address),
-            Op::PutRoute(route) => encode::put_route(route, self.routes.contains(&place(route)))?,
+            Op::PutRoute(route) => encode::put_route(route, self.routes.contains(&self.place(route)))?,
             Op::DeleteRoute(route) => {
                 // A later put in the same batch must not count on it.
-                self.routes.remove(&place(route));
+                let place = self.place(route);
+                self.routes.remove(&place);
                 encode::delete_route(route)?
             }
             Op::PutNeighbour(neighbour) => encode::put_neighbour(neighbour)?,
@@ -297,8 +302,13 @@ impl State {
 
     fn note(&mut self, op: &Op, good: bool) {
         if let (Op::PutRoute(route), true) = (op, good) {
-            self.routes.insert(place(route));
+            let place = self.place(route);
+            self.routes.insert(place);
         }
+    }
+
+    fn place(&self, route: &Route) -> Place {
+        self.hasher.hash_one((route.prefix.trunc(), route.table, route.metric))
     }
 }
 
@@ -344,10 +354,6 @@ async fn our_routes(requests: &mut Requests) -> Result<Vec<Route>, Error> {
         }
     }
     Ok(routes)
-}
-
-fn place(route: &Route) -> Place {
-    (route.prefix.trunc(), route.table, route.metric)
 }
 
 /// A link that we made and had no time to mark: our parameters, no alias, and still down as we make them.

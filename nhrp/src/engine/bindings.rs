@@ -27,10 +27,16 @@ pub(crate) struct Binding {
     pub(crate) extended: bool,
     /// Shortcuts that lead to it.
     pub(crate) users: u32,
-    /// Its own list, as installed, and what of it was refused.
-    pub(crate) prefixes: Vec<IpNet>,
-    pub(crate) refused: Vec<IpNet>,
+    /// Its own list.
+    pub(crate) lists: Option<Box<Lists>>,
     pub(crate) requesters: Requesters,
+}
+
+/// A binding's own list, as installed, and what of it was refused. Few bindings of a hub with many have one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lists {
+    prefixes: Vec<IpNet>,
+    refused: Vec<IpNet>,
 }
 
 impl Binding {
@@ -46,10 +52,37 @@ impl Binding {
             mtu: 0,
             extended: false,
             users: 0,
-            prefixes: Vec::new(),
-            refused: Vec::new(),
+            lists: None,
             requesters: Requesters::default(),
         }
+    }
+
+    /// Its own list, as installed.
+    pub(crate) fn prefixes(&self) -> &[IpNet] {
+        self.lists.as_ref().map_or(&[], |lists| &lists.prefixes)
+    }
+
+    /// What of its own list was refused.
+    pub(crate) fn refused(&self) -> &[IpNet] {
+        self.lists.as_ref().map_or(&[], |lists| &lists.refused)
+    }
+
+    /// Another list of its own: what is installed of it, and what was refused.
+    pub(crate) fn set_lists(&mut self, prefixes: Vec<IpNet>, refused: Vec<IpNet>) {
+        let empty = prefixes.is_empty() && refused.is_empty();
+        self.lists = (!empty).then(|| Box::new(Lists { prefixes, refused }));
+    }
+
+    /// One of its prefixes is not installed any more, but refused.
+    pub(crate) fn refuse(&mut self, prefix: IpNet) {
+        let lists = self.lists.get_or_insert_default();
+        lists.prefixes.retain(|net| *net != prefix);
+        lists.refused.push(prefix);
+    }
+
+    /// Forgets its own list; gives what was installed.
+    pub(crate) fn take_prefixes(&mut self) -> Vec<IpNet> {
+        self.lists.take().map(|lists| lists.prefixes).unwrap_or_default()
     }
 }
 
@@ -68,8 +101,7 @@ impl Engine {
                 binding.made = old.made;
                 binding.expires = binding.expires.or(old.expires);
                 binding.extended |= old.extended;
-                binding.prefixes = std::mem::take(&mut old.prefixes);
-                binding.refused = std::mem::take(&mut old.refused);
+                binding.lists = old.lists.take();
             }
         }
         let installed =

@@ -300,7 +300,7 @@ fn binding_state(now: Time, overlay: IpAddr, binding: &Binding) -> BindingState 
         age_ms: now.since(binding.made),
         expires_ms: binding.expires.map(|expires| expires.since(now)),
         holding_time: binding.holding_time,
-        prefixes: binding.prefixes.clone(),
+        prefixes: binding.prefixes().to_vec(),
         requesters: requesters.collect(),
         extended: binding.extended,
         mtu: binding.mtu,

@@ -37,12 +37,12 @@ impl Engine {
     pub(crate) fn set_prefixes(&mut self, now: Time, overlay: IpAddr, wanted: &[IpNet]) {
         let Some(binding) = self.bindings.get(&overlay) else { return };
         // The ordinary refresh: the same list, nothing refused.
-        if binding.refused.is_empty() && binding.prefixes == wanted {
+        if binding.refused().is_empty() && binding.prefixes() == wanted {
             return;
         }
         let nbma = binding.nbma;
-        let old = binding.prefixes.clone();
-        let refused_before = binding.refused.clone();
+        let old = binding.prefixes().to_vec();
+        let refused_before = binding.refused().to_vec();
         let gone: Vec<_> = old.iter().copied().filter(|prefix| !wanted.contains(prefix)).collect();
         for prefix in &gone {
             self.remove_prefix(now, *prefix);
@@ -66,8 +66,7 @@ impl Engine {
             }
         }
         if let Some(binding) = self.bindings.get_mut(&overlay) {
-            binding.prefixes = kept;
-            binding.refused = refused;
+            binding.set_lists(kept, refused);
         }
         if !gone.is_empty() {
             let told = self.take_requesters(overlay, |it| gone.iter().any(|net| overlaps(*net, it.prefix)));
@@ -136,8 +135,7 @@ impl Engine {
                 return;
             }
             if let Some(binding) = self.bindings.get_mut(&via) {
-                binding.prefixes.retain(|net| *net != prefix);
-                binding.refused.push(prefix);
+                binding.refuse(prefix);
             }
             self.remove_prefix(now, prefix);
             let reason = format!("it contains the underlay address {nbma}");
@@ -196,8 +194,7 @@ impl Engine {
     /// A binding goes: its prefixes go, or move to another address of the same external router.
     pub(crate) fn release_prefixes(&mut self, now: Time, overlay: IpAddr) {
         let Some(binding) = self.bindings.get_mut(&overlay) else { return };
-        let own = std::mem::take(&mut binding.prefixes);
-        binding.refused.clear();
+        let own = binding.take_prefixes();
         for prefix in own {
             self.remove_prefix(now, prefix);
         }

@@ -251,7 +251,7 @@ impl Engine {
     /// A client's own list, complete. One that changes without end is left as it is for a while: the client repeats it.
     fn list_announced(&mut self, now: Time, client: IpAddr, list: &[IpNet], from: IpAddr) {
         let Some(binding) = self.bindings.get(&client) else { return };
-        let (known, refused) = (&binding.prefixes, &binding.refused);
+        let (known, refused) = (binding.prefixes(), binding.refused());
         let changed = known != list
             && (list.iter().any(|net| !known.contains(net) && !refused.contains(net))
                 || known.iter().any(|net| !list.contains(net)));
