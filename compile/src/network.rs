@@ -70,11 +70,17 @@ impl<'a> Network<'a> {
         self.faults.accepted()
     }
 
-    /// Hubs that spokes register with, best first.
-    pub(crate) fn active_hubs(&self) -> Vec<&HubView<'a>> {
-        let mut hubs: Vec<_> = self.hubs.values().filter(|h| h.hub.mode == HubMode::Active).collect();
-        hubs.sort_by_key(|h| (h.hub.priority, &h.hub.name));
+    /// Hubs that run, best first, those that hand their spokes on last.
+    pub(crate) fn running_hubs(&self) -> Vec<&HubView<'a>> {
+        let mut hubs: Vec<_> = self.hubs.values().filter(|h| h.hub.mode != HubMode::Disabled).collect();
+        hubs.sort_by_key(|h| (h.hub.mode, h.hub.priority, &h.hub.name));
         hubs
+    }
+
+    /// How many hubs of a hub's cluster a spoke uses; `None`: all.
+    pub(crate) fn max_connections(&self, hub: &Hub) -> Option<u8> {
+        let name = hub.cluster.as_deref()?;
+        self.object.spec.clusters.iter().find(|c| c.name == name).map(|c| c.max_connections)
     }
 
     /// Cluster number of a hub: the place of its cluster in `spec.clusters`, from 1; 0 without one.
@@ -222,7 +228,7 @@ impl<'a> Network<'a> {
                 self.hubs.insert(hub.name.clone(), HubView { hub, index, addresses });
             }
         }
-        if self.active_hubs().is_empty() {
+        if self.running_hubs().is_empty() {
             let message = match self.object.spec.hubs.as_slice() {
                 [] => "the network has no hub: add one to spec.hubs with overlayAddresses and nbma",
                 _ => "no hub can be used: give one overlayAddresses, nbma and mode Active",

@@ -59,8 +59,8 @@ pub(crate) fn endpoint(
     Some(endpoint)
 }
 
-/// The hubs that it registers with: spokes with all active ones (in Phase 1 with the best), hubs with those
-/// that they name.
+/// The hubs that it registers with: spokes with all that run (in Phase 1 with the best), hubs with those that they
+/// name.
 fn servers(network: &Network<'_>, hub: Option<&HubView<'_>>) -> Vec<EndpointNhs> {
     let wanted = |server: &&HubView<'_>| match hub {
         Some(own) => own.hub.name != server.hub.name && own.hub.registers_to.contains(&server.hub.name),
@@ -68,19 +68,31 @@ fn servers(network: &Network<'_>, hub: Option<&HubView<'_>>) -> Vec<EndpointNhs>
     };
     let point_to_point = hub.is_none() && network.object.spec.phase == Phase::Phase1;
     network
-        .active_hubs()
+        .running_hubs()
         .into_iter()
         .filter(wanted)
         .take(if point_to_point { 1 } else { usize::MAX })
-        .map(|server| EndpointNhs {
-            name: server.hub.name.clone(),
-            priority: server.hub.priority,
-            cluster: network.cluster_number(server.hub),
-            overlay_addresses: server.addresses.clone(),
-            nbma: server.hub.nbma.clone(),
-            identity: server.hub.identity.clone(),
-        })
+        .map(|server| nhs(network, server))
         .collect()
+}
+
+fn nhs(network: &Network<'_>, server: &HubView<'_>) -> EndpointNhs {
+    EndpointNhs {
+        name: server.hub.name.clone(),
+        priority: server.hub.priority,
+        cluster: network.cluster_number(server.hub),
+        max_connections: network.max_connections(server.hub),
+        mode: server.hub.mode,
+        overlay_addresses: server.addresses.clone(),
+        nbma: server.hub.nbma.clone(),
+        identity: server.hub.identity.clone(),
+    }
+}
+
+/// What a hub tells its spokes: all that run.
+fn hub_list(network: &Network<'_>, hub: Option<&HubView<'_>>) -> Vec<EndpointNhs> {
+    let told = hub.map(|_| network.running_hubs()).unwrap_or_default();
+    told.into_iter().map(|server| EndpointNhs { identity: None, ..nhs(network, server) }).collect()
 }
 
 fn addresses(hub: Option<&HubView<'_>>, members: &[(&Member, &Spoke<'_>)]) -> Vec<EndpointAddress> {
@@ -170,6 +182,8 @@ fn nhrp(network: &Network<'_>, hub: Option<&HubView<'_>>, members: &[(&Member, &
         authentication_secret_refs: settings.authentication_secret_refs.clone(),
         uniqueness_policy: settings.uniqueness_policy,
         registration_unique: members.iter().any(|(_, s)| s.object.spec.nhrp.registration_unique),
+        fallback_seconds: network.object.spec.fallback_seconds,
+        hub_list: hub_list(network, hub),
         static_mappings: mappings
             .map(|m| EndpointMapping {
                 overlay_address: m.overlay,

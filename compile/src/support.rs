@@ -2,8 +2,8 @@
 //! silence. Whoever builds a feature removes its row.
 
 use crds::network::{
-    DmvpnNetworkSpec, DscpPolicy, HubMode, InterfaceState, IpsecMode, MtuPolicy, MulticastMode, NhrpMode,
-    Phase, RegistrationPolicy, RoutingProtocol, UnderlayFamily,
+    DmvpnNetworkSpec, DscpPolicy, InterfaceState, IpsecMode, MtuPolicy, MulticastMode, NhrpMode, Phase,
+    RegistrationPolicy, RoutingProtocol, UnderlayFamily,
 };
 use crds::spoke::{DmvpnSpokeSpec, PodCidrPolicy};
 use crds::{Reason, schema};
@@ -54,18 +54,6 @@ fn check<T>(rows: &[Row<T>], spec: &T, faults: &mut Faults) {
 
 const NETWORK: &[Row<DmvpnNetworkSpec>] = &[
     Row { asked: |s| when(s.phase != Phase::Phase3, "spec.phase", s.phase), instead: "use Phase3" },
-    Row {
-        asked: |s| list("spec.clusters", &s.clusters),
-        instead: "remove it; spokes register with every hub",
-    },
-    Row {
-        asked: |s| when(s.fallback_seconds != 0, "spec.fallbackSeconds", s.fallback_seconds),
-        instead: "use 0",
-    },
-    Row {
-        asked: |s| hubs(s, |h| (h.mode == HubMode::Draining).then(|| ("mode", text(h.mode)))),
-        instead: "use Active or Disabled",
-    },
     Row {
         asked: |s| hubs(s, |h| h.identity.as_ref().map(|i| ("identity", text(i)))),
         instead: "remove it; nothing proves an identity without IPsec",

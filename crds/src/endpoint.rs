@@ -223,6 +223,17 @@ pub struct EndpointNhrp {
     pub uniqueness_policy: crate::network::UniquenessPolicy,
     /// Whether this node asks for a unique registration.
     pub registration_unique: bool,
+    /// Seconds that a hub which had failed has to answer before it is used in the place of another again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0, max = 3600))]
+    pub fallback_seconds: u16,
+    /// The hubs of the network, as this hub tells them to its spokes; on hubs only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 32),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub hub_list: Vec<EndpointNhs>,
     /// Fixed bindings.
     #[serde(default)]
     #[schemars(
@@ -259,6 +270,13 @@ pub struct EndpointNhs {
     /// Cluster number.
     #[schemars(range(min = 0, max = 10))]
     pub cluster: u8,
+    /// How many hubs of its cluster are used at a time; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 32))]
+    pub max_connections: Option<u8>,
+    /// Whether it hands its spokes on to others.
+    #[serde(default, skip_serializing_if = "is_active")]
+    pub mode: crate::network::HubMode,
     /// Overlay addresses, one a family.
     #[schemars(length(max = 2), extend("x-kubernetes-list-type" = "atomic"))]
     pub overlay_addresses: Vec<IpAddr>,
@@ -358,4 +376,14 @@ pub struct ExternalStatus {
     pub name: String,
     /// Underlay address that it registered from.
     pub nbma: IpAddr,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
+fn is_zero(seconds: &u16) -> bool {
+    *seconds == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
+fn is_active(mode: &crate::network::HubMode) -> bool {
+    *mode == crate::network::HubMode::Active
 }

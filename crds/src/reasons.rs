@@ -112,6 +112,8 @@ reasons! {
     WaitingForIke: "IKE with the hub is not established.", "Wait; see the message if it lasts.";
     WaitingForIpsec: "The IPsec SA with the hub is not installed.", "Wait; see the message if it lasts.";
     Registering: "A registration is on its way.", "Wait.";
+    Standby: "Enough other hubs of its cluster are in use.", "Nothing to do: it is taken when one of those fails.";
+    Draining: "The hub hands its spokes on to others.", "Nothing to do: set its mode to Active to use it again.";
     NoAnswer: "The hub does not answer registrations.",
         "Check that GRE (IP protocol 47) passes, that the key is the same and that the hub runs.";
     NoNhsAddress: "No underlay address of the hub is known.", "Add nbma to the hub, or check DNS.";
@@ -122,7 +124,8 @@ reasons! {
     InsufficientResources: "The hub's tables are full (code 5).", "Use another hub, or give this one room.";
     ErrorIndication: "The hub answered with an NHRP error.", "See the code in the message and the hub's log.";
     AuthenticationFailed: "The NHRP password is wrong or missing.", "Use the same authenticationSecretRefs on both.";
-    KeyMismatchSuspected: "GRE from the hub arrives with another key.", "Use the same tunnel.key.";
+    KeyMismatchSuspected: "The hub's host takes GRE, but has no tunnel with this key.",
+        "Use the same tunnel.key, and see whether the hub's tunnel is there.";
     ForwardingDisabled: "The host does not forward.", "Set net.ipv4.ip_forward and net.ipv6.conf.all.forwarding to 1.";
     ReversePathFilter: "Strict reverse path filtering drops packets.", "Set net.ipv4.conf.all.rp_filter to 0 or 2.";
     SharedSecret: "One key for all: anyone can claim any name.", "Use certificates, or a key for each spoke.";

@@ -15,10 +15,12 @@
 //! | `wire` | model ↔ netlink messages, both ways, no sockets |
 //! | `sys` | system calls; the only file with `unsafe` |
 //! | `nhrp_socket`, `nflog`, `nft` | NHRP packets, redirect capture, rules |
+//! | `icmp` | hosts that say that they do not take our GRE |
 
 #![deny(unsafe_code)]
 
 mod error;
+mod icmp;
 mod kernel;
 pub mod model;
 mod monitor;
@@ -32,6 +34,7 @@ mod wire;
 mod writer;
 
 pub use error::Error;
+pub use icmp::{GreRefused, IcmpSocket};
 pub use kernel::{Applied, Kernel};
 pub use nflog::{Hairpin, Nflog};
 pub use nhrp_socket::{NhrpSocket, Packets};

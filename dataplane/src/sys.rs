@@ -112,10 +112,7 @@ impl Packet {
         let socket = Socket::new(Domain::PACKET, kind, Some(Protocol::from(0)))?;
         receive_buffer(&socket, 4 << 20)?;
         socket.bind(&link_address(link, Ipv4Addr::UNSPECIFIED)?)?;
-        // SAFETY: the Socket owns its descriptor, returns the same one from `as_raw_fd` always, and closes it
-        // only when it is dropped, which AsyncFd does after deregistering it.
-        let fd = unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)?;
-        Ok(Self { fd, link })
+        Ok(Self { fd: watched(socket)?, link })
     }
 
     /// Waits for packets and hands on up to [`BURST`] of them: link-layer source (for multipoint GRE the outer
@@ -144,6 +141,13 @@ impl Packet {
             }
         }
     }
+}
+
+/// Makes a socket asynchronous.
+pub(crate) fn watched(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+    // SAFETY: the Socket owns its descriptor, returns the same one from `as_raw_fd` always, and closes it only when it
+    // is dropped, which AsyncFd does after deregistering it.
+    unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)
 }
 
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use view::State;
 const SOON: Duration = Duration::from_secs(10);
 /// Three requests without an answer: 1 s + 2 s + 4 s, with jitter, after the refresh that is due within 1 s.
 const SILENCE: Duration = Duration::from_secs(12);
-/// A silent hub is asked again after 8 s at the latest, then 16 s.
+/// A silent hub is asked again after 8 s at the latest.
 const AGAIN: Duration = Duration::from_secs(25);
 /// A moved tunnel source is known to the hub within this time.
 const MOVED: Duration = Duration::from_secs(2);
@@ -197,7 +197,8 @@ fn a_wrong_key_is_told_and_passes() {
         let pair = Pair::start(lab, REFRESH)?;
         let other_key = changed("network.yaml", &[REFRESH, ("key: 100", "key: 101")])?;
         pair.branch.write("network.yaml", &other_key)?;
-        pair.tells(State::Nhrp, "NoAnswer", ["no answer", "that the key is the same"], SILENCE)?;
+        let words = ["no tunnel for GRE with key 101", "Use the same tunnel.key"];
+        pair.tells(State::Nhrp, "KeyMismatchSuspected", words, SILENCE)?;
         pair.branch.write("network.yaml", &changed("network.yaml", &[REFRESH])?)?;
         // Whoever mends something does not want to wait for the next turn.
         pair.works(SOON)

@@ -82,6 +82,9 @@ fn registration(n: u32) -> (IpAddr, Vec<u8>) {
 
 fn configuration() -> Config {
     Config {
+        names: Vec::new(),
+        hub_list: Vec::new(),
+        fallback_seconds: 0,
         link: LINK,
         nbma: Some(HUB_NBMA.into()),
         phase: Phase::Three,

@@ -17,8 +17,9 @@ mod engine;
 pub mod wire;
 
 pub use engine::{
-    AnnouncedState, BindingState, ByType, Config, Counters, DropReason, Engine, Event, External, Input,
-    LinkId, Multicast, Nhs, NhsPhase, NhsState, Origin, Output, Phase, RequesterState, RouteKind, Rule,
-    Secret, ShortcutPhase, ShortcutState, Snapshot, Source, StaticBinding, Time, Uniqueness,
+    AnnouncedState, BindingState, ByType, Config, Counters, DropReason, Engine, Event, External,
+    HubListState, Input, KnownHub, LinkId, Multicast, Nhs, NhsPhase, NhsState, Origin, Output, Phase,
+    RequesterState, RouteKind, Rule, Secret, ShortcutPhase, ShortcutState, Snapshot, Source, StaticBinding,
+    Time, Uniqueness,
 };
-pub use wire::PacketType;
+pub use wire::{HubEntry, HubNbma, PacketType};

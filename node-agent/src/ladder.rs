@@ -112,7 +112,7 @@ pub fn hub(ground: &Ground, path: &Path, nhs: Option<&NhsState>) -> Rung {
     };
     match nhs.phase {
         NhsPhase::Responding => Rung::up(),
-        NhsPhase::Expecting | NhsPhase::Down => {
+        NhsPhase::Expecting | NhsPhase::Down | NhsPhase::Waiting => {
             // A test of the engine's codes keeps the second case away.
             let reason =
                 if nhs.reason_code.is_empty() { Ok(Reason::Registering) } else { nhs.reason_code.parse() };
@@ -125,7 +125,18 @@ pub fn hub(ground: &Ground, path: &Path, nhs: Option<&NhsState>) -> Rung {
     }
 }
 
-/// The tunnel as a whole: the worst of its hubs; without hubs (an NHS) its own ground alone.
+/// The same for a hub whose host says by ICMP that it has no tunnel for our GRE key: its silence has a reason.
+pub fn keyless(rung: Rung, key: Option<u32>) -> Rung {
+    if rung.reason != Reason::NoAnswer.as_str() {
+        return rung;
+    }
+    let key = key.map_or_else(|| "without a key".to_owned(), |key| format!("with key {key}"));
+    let reason = Reason::KeyMismatchSuspected;
+    let message = format!("the hub's host answers that it has no tunnel for GRE {key}: {}", reason.cure());
+    Rung::at(State::Nhrp, reason, message)
+}
+
+/// The tunnel as a whole: the worst of the hubs that it needs; without hubs (an NHS) its own ground alone.
 pub fn tunnel(ground: &Ground, hubs: &[Rung]) -> Rung {
     if let Some(rung) = below(ground) {
         return rung;
@@ -146,22 +157,7 @@ mod tests {
     use super::*;
 
     fn nhs(phase: NhsPhase, code: &str) -> NhsState {
-        NhsState {
-            name: "hub1".into(),
-            overlay: None,
-            nbma: None,
-            priority: 0,
-            phase,
-            reason: String::new(),
-            reason_code: code.into(),
-            since_ms: 0,
-            public_nbma: None,
-            requests_sent: 0,
-            requests_failed: 0,
-            replies_received: 0,
-            last_reply_ms: None,
-            request_id: 0,
-        }
+        NhsState { name: "hub1".into(), phase, reason_code: code.into(), ..NhsState::default() }
     }
 
     #[test]
@@ -192,6 +188,17 @@ mod tests {
         nhs(NhsPhase::Expecting, code)
     }
 
+    #[test]
+    fn another_key_is_no_silence() {
+        let silent = hub(&Ground::default(), &Path::Clear, Some(&nhs_with("NoAnswer")));
+        let told = keyless(silent, Some(101));
+        assert_eq!(told.reason, "KeyMismatchSuspected");
+        assert!(told.message.contains("key 101"), "{}", told.message);
+        let refused = hub(&Ground::default(), &Path::Clear, Some(&nhs_with("AddressTaken")));
+        assert_eq!(keyless(refused.clone(), Some(101)), refused);
+        assert_eq!(keyless(Rung::up(), None), Rung::up());
+    }
+
     /// The codes that the engine's documentation of `NhsState::reason_code` names.
     #[test]
     fn every_code_of_the_engine_is_a_documented_reason() {
@@ -206,6 +213,8 @@ mod tests {
             "RegistrationRefused",
             "AuthenticationFailed",
             "ErrorIndication",
+            "Standby",
+            "Draining",
         ];
         for code in codes {
             let refused = nhs(NhsPhase::Expecting, code);

@@ -69,7 +69,6 @@ fn tunnel(t: &Tunnel, now: Time) -> view::Tunnel {
 }
 
 fn nhs(t: &Tunnel, snapshot: &Snapshot, now: Time) -> Vec<Nhs> {
-    let clusters = |name: &str| t.spec.nhs.iter().find(|h| h.name == name).map_or(0, |h| h.cluster);
     let states = snapshot.nhs.iter().map(|s| {
         let (rung, since) = t.hub_rung(&s.name).cloned().unwrap_or_else(|| (Rung::up(), now));
         Nhs {
@@ -77,9 +76,10 @@ fn nhs(t: &Tunnel, snapshot: &Snapshot, now: Time) -> Vec<Nhs> {
             address: s.overlay,
             nbma: s.nbma,
             priority: s.priority,
-            cluster: clusters(&s.name),
+            cluster: s.cluster,
+            learned: s.learned,
             status: match s.phase {
-                NhsPhase::Down => NhsStatus::Waiting,
+                NhsPhase::Down | NhsPhase::Waiting => NhsStatus::Waiting,
                 NhsPhase::Expecting => NhsStatus::Expecting,
                 NhsPhase::Responding => NhsStatus::Responding,
             },
@@ -105,6 +105,7 @@ fn nhs(t: &Tunnel, snapshot: &Snapshot, now: Time) -> Vec<Nhs> {
             nbma: hub.nbma.iter().find_map(|n| n.address.as_deref()?.parse().ok()),
             priority: hub.priority,
             cluster: hub.cluster,
+            learned: false,
             status: NhsStatus::Waiting,
             state: rung.state,
             reason: rung.reason,

@@ -1,13 +1,13 @@
 //! One tunnel at run time: its endpoint, what is wanted in the kernel, the engine, and where it stands on the ladder.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crds::Reason;
 use crds::endpoint::DmvpnEndpointSpec;
 use dataplane::model::{Observed, Op};
 use ipnet::IpNet;
-use nhrp::{Engine, Event, Input, NhsPhase, Output, Snapshot, Time};
+use nhrp::{Engine, Event, Input, Output, Snapshot, Time};
 use tracing::{debug, info, warn};
 
 use crate::chatter::Chatter;
@@ -18,6 +18,10 @@ use crate::plan::{self, NhrpFacts, Wanted};
 /// How long a tunnel that is taken away waits for its purges to be acknowledged, in milliseconds; the engine gives up
 /// by itself a little earlier.
 const FAREWELL_MS: u64 = 2_500;
+
+/// For so long it counts that a host said that it has no tunnel for our key, in milliseconds: a silent hub is asked
+/// more often.
+const REFUSED_MS: u64 = 30_000;
 
 /// Why a tunnel withdraws.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +74,12 @@ pub struct Tunnel {
     pub stirred: bool,
     /// It is only there to say farewell: found in the kernel, with an endpoint that says Absent.
     pub doomed: bool,
+    /// A hub is silent.
+    pub silent: bool,
+    /// Hosts that said last when that they have no tunnel for our key.
+    pub refused: BTreeMap<IpAddr, Time>,
+    /// A hub told which hubs there are: their addresses are to be looked at.
+    pub told: bool,
     configured: Option<nhrp::Config>,
     standing: Standing,
     chatter: Chatter,
@@ -104,6 +114,9 @@ impl Tunnel {
             dirty: false,
             stirred: false,
             doomed: false,
+            silent: false,
+            refused: BTreeMap::new(),
+            told: false,
             configured: None,
             standing: Standing::default(),
             chatter: Chatter::default(),
@@ -164,14 +177,14 @@ impl Tunnel {
     }
 
     /// Plans the fixed part for underlay address `local`.
-    pub fn plan(&mut self, local: IpAddr, now: Time) {
+    pub fn plan(&mut self, local: IpAddr) {
         let mut new = Wanted::new(&self.spec, local);
         new.link.up |= self.engine.is_some();
         match &mut self.wanted {
             Some(wanted) => wanted.replace_fixed(new),
             None => self.wanted = Some(new),
         }
-        self.choose_gateway(now);
+        self.choose_gateway();
     }
 
     /// Starts the engine (restored from `snapshot` and the kernel, if there is something) or gives it the changed
@@ -246,7 +259,8 @@ impl Tunnel {
                 Output::QueryUse { prefix } => drained.queries.push(prefix),
                 Output::Withdrawn => self.withdrawn = true,
                 Output::Event(event) => {
-                    hubs_changed |= matches!(event, Event::NhsUp { .. } | Event::NhsDown { .. });
+                    hubs_changed |= matches!(event, Event::NhsUp { .. } | Event::NhsChosen { .. });
+                    self.told |= matches!(event, Event::HubsTold { .. });
                     self.dirty = true;
                     self.stirred = true;
                     log(&self.spec.network, &event, &mut self.chatter, now);
@@ -260,7 +274,7 @@ impl Tunnel {
         }
         if hubs_changed {
             let before = wanted.fixed.clone();
-            self.choose_gateway(now);
+            self.choose_gateway();
             if let Some(wanted) = &self.wanted {
                 let differs = |key: &&(IpNet, u32)| wanted.fixed.get(*key) != before.get(*key);
                 let keys: Vec<_> = wanted.fixed.keys().filter(differs).copied().collect();
@@ -277,21 +291,13 @@ impl Tunnel {
         self.chatter.due()
     }
 
-    /// The hub that the overlay as a whole is routed by: the best that answers, else the best configured.
-    fn choose_gateway(&mut self, now: Time) {
+    /// The hub that the overlay as a whole is routed by: the engine's choice, else the best configured.
+    fn choose_gateway(&mut self) {
         let Some(wanted) = &mut self.wanted else { return };
-        let mut hubs: Vec<_> = self.spec.nhs.iter().collect();
-        hubs.sort_by_key(|h| h.priority);
-        let states = self.engine.as_ref().map(|e| e.nhs_states(now)).unwrap_or_default();
-        let answering =
-            hubs.iter().find(|h| states.iter().any(|s| s.name == h.name && s.phase == NhsPhase::Responding));
-        let learned = |name: &str| {
-            states.iter().filter(|s| s.name == name).filter_map(|s| s.overlay).collect::<Vec<_>>()
-        };
-        let addresses = match answering.or_else(|| hubs.first()) {
-            Some(hub) if hub.overlay_addresses.is_empty() => learned(&hub.name),
-            Some(hub) => hub.overlay_addresses.clone(),
-            None => Vec::new(),
+        let best = self.spec.nhs.iter().min_by_key(|hub| (hub.mode, hub.priority));
+        let addresses = match &self.engine {
+            Some(engine) => engine.gateways().collect(),
+            None => best.map(|hub| hub.overlay_addresses.clone()).unwrap_or_default(),
         };
         let overlay: Vec<_> = self.spec.overlay.iter().map(|c| c.0).collect();
         wanted.set_gateway(&overlay, &addresses);
@@ -303,24 +309,35 @@ impl Tunnel {
             Some(engine) if !self.spec.nhs.is_empty() => engine.nhs_states(now),
             _ => Vec::new(),
         };
+        self.silent = states.iter().any(|state| state.reason_code == Reason::NoAnswer.as_str());
+        let configured = self.spec.nhs.iter().map(|hub| hub.name.as_str());
+        let learned = states.iter().filter(|state| state.learned).map(|state| state.name.as_str());
+        let names: BTreeSet<_> = configured.chain(learned).collect();
         let mut rungs = Vec::new();
         let mut hubs = BTreeMap::new();
-        for hub in &self.spec.nhs {
-            let path = self.paths.get(&hub.name).cloned().unwrap_or(Path::Clear);
+        for name in names {
+            let path = self.paths.get(name).cloned().unwrap_or(Path::Clear);
             // One state a hub and family: the hub stands where its worst does.
-            let rung = states
-                .iter()
-                .filter(|s| s.name == hub.name)
-                .map(|s| ladder::hub(&self.ground, &path, Some(s)))
+            let own = || states.iter().filter(|state| state.name == name);
+            let rung = own()
+                .map(|s| {
+                    let rung = ladder::hub(&self.ground, &path, Some(s));
+                    let refused = s.nbma.and_then(|nbma| self.refused.get(&nbma));
+                    let lately = refused.is_some_and(|at| now.since(*at) < REFUSED_MS);
+                    if lately { ladder::keyless(rung, self.spec.tunnel.key) } else { rung }
+                })
                 .min_by_key(|r| r.state)
                 .unwrap_or_else(|| ladder::hub(&self.ground, &path, None));
-            let since = match self.standing.hubs.get(&hub.name) {
+            let since = match self.standing.hubs.get(name) {
                 Some((old, since)) if old.state == rung.state => *since,
                 _ => now,
             };
-            hubs.insert(hub.name.clone(), (rung.clone(), since));
-            rungs.push(rung);
+            hubs.insert(name.to_owned(), (rung.clone(), since));
+            if !own().any(|state| state.spare) {
+                rungs.push(rung);
+            }
         }
+        self.refused.retain(|_, at| now.since(*at) < REFUSED_MS);
         let rung = ladder::tunnel(&self.ground, &rungs);
         let since = match &self.standing.tunnel {
             Some((old, since)) if old.state == rung.state => *since,

@@ -129,7 +129,7 @@ pub enum NhsStatus {
     Expecting,
     /// `R`: responding.
     Responding,
-    /// `W`: waiting (not tried yet).
+    /// `W`: waiting (not tried: its cluster has enough, or there is nothing to try it with).
     Waiting,
 }
 
@@ -146,6 +146,9 @@ pub struct Nhs {
     pub priority: u8,
     /// Cluster number.
     pub cluster: u8,
+    /// Told by other hubs, not configured.
+    #[serde(default)]
+    pub learned: bool,
     /// How it answers.
     pub status: NhsStatus,
     /// Its place on the ladder.

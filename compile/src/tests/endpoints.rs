@@ -1,6 +1,7 @@
 //! What endpoints are made, and what is in them.
 
 use crds::endpoint::{Desired, Role};
+use crds::network::HubMode;
 use crds::spoke::TunnelSourceFrom;
 
 use super::*;
@@ -170,6 +171,31 @@ fn hubs_register_with_hubs_and_spokes_only_with_active_ones() {
     assert_eq!(of("branches-t"), (Role::Hub, vec![]));
     assert_eq!(of("branches-m"), (Role::HubSpoke, vec!["top".to_owned()]));
     assert_eq!(of("branches-a"), (Role::Spoke, vec!["top".to_owned(), "mid".to_owned()]));
+}
+
+#[test]
+fn clusters_modes_and_the_list_of_hubs() {
+    let yaml = "apiVersion: dmvpn.io/v1alpha1\nkind: DmvpnNetwork\nmetadata: {name: branches}\nspec:\n  phase: Phase3\n  \
+                overlay: [10.255.0.0/16]\n  clusters: [{name: x, maxConnections: 2}, {name: y, maxConnections: 1}]\n  \
+                fallbackSeconds: 30\n  hubs:\n  - {name: one, cluster: y, mode: Draining, overlayAddresses: \
+                [10.255.0.1], nbma: [{address: 192.0.2.1}]}\n  - {name: two, priority: 7, cluster: y, \
+                overlayAddresses: [10.255.0.2], nbma: [{hostname: two.example.net}]}\n  - {name: old, mode: \
+                Disabled, overlayAddresses: [10.255.0.3], nbma: [{address: 192.0.2.3}]}\n"
+        .to_owned()
+        + &spoke("a", "  overlayAddresses: [10.255.0.11]");
+    let compiled = compile(&inputs(&yaml, &["h:dmvpn.io/hub=one", "a"]));
+    assert_eq!(compiled.all_faults(), Vec::<String>::new());
+    let brief = |list: &[crds::endpoint::EndpointNhs]| {
+        let one = |n: &crds::endpoint::EndpointNhs| (n.name.clone(), n.cluster, n.max_connections, n.mode);
+        list.iter().map(one).collect::<Vec<_>>()
+    };
+    let (active, draining) = (HubMode::Active, HubMode::Draining);
+    let hubs = vec![("two".to_owned(), 2, Some(1), active), ("one".to_owned(), 2, Some(1), draining)];
+    let branch = &compiled.endpoint("branches-a").spec;
+    assert_eq!(brief(&branch.nhs), hubs);
+    assert_eq!((branch.nhrp.fallback_seconds, branch.nhrp.hub_list.len()), (30, 0));
+    let hub = &compiled.endpoint("branches-h").spec;
+    assert_eq!((brief(&hub.nhrp.hub_list), hub.nhs.len()), (hubs, 0), "what it tells, itself too");
 }
 
 #[test]

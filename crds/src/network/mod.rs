@@ -230,7 +230,7 @@ pub struct Hub {
 }
 
 /// Whether spokes use a hub.
-#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum HubMode {
     /// They do.
     #[default]

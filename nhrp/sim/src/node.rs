@@ -55,6 +55,8 @@ pub(crate) struct Node {
     pub(crate) kernel: Kernel,
     /// Hubs (by overlay address) that answer.
     pub(crate) hubs_up: Vec<IpAddr>,
+    /// The hub that traffic takes.
+    pub(crate) chosen: Option<IpAddr>,
     /// Data sent, by destination: what the use of a shortcut is read from.
     pub(crate) used: BTreeMap<IpAddr, Time>,
     /// Something happened to it of late: what it does is not held against the strict rules until then.
@@ -89,6 +91,7 @@ impl Node {
             armed: None,
             kernel: Kernel::default(),
             hubs_up: Vec::new(),
+            chosen: None,
             used: BTreeMap::new(),
             disturbed: Time(0),
             moved: None,
@@ -119,13 +122,10 @@ impl Node {
         self.up && !self.absent
     }
 
-    /// Where traffic goes that no route of the engine's is for: the best hub that answers.
+    /// Where traffic goes that no route of the engine's is for: the hub that it chose last.
     pub(crate) fn gateway(&self) -> Option<IpAddr> {
-        let mut hubs: Vec<_> = self.config.nhs.iter().collect();
-        hubs.sort_by_key(|nhs| nhs.priority);
-        let overlay = |nhs: &&nhrp::Nhs| nhs.overlay.first().copied();
-        let answering = hubs.iter().filter_map(overlay).find(|hub| self.hubs_up.contains(hub));
-        answering.or_else(|| hubs.first().and_then(overlay))
+        let best = self.config.nhs.iter().min_by_key(|nhs| nhs.priority);
+        self.chosen.or_else(|| best?.overlay.first().copied())
     }
 
     pub(crate) fn hub_addresses(&self) -> Vec<IpAddr> {

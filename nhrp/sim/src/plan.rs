@@ -197,6 +197,7 @@ impl Plan {
             overlay: vec![self.family.overlay(0, index as u8 + 1)],
             nbma: vec![nbma(0, index as u8 + 1)],
             priority: index as u8,
+            ..Nhs::default()
         };
         Config {
             link: LINK,
@@ -210,6 +211,9 @@ impl Plan {
             statics: Vec::new(),
             external: Vec::new(),
             holding_time: self.holding,
+            fallback_seconds: 0,
+            names: Vec::new(),
+            hub_list: Vec::new(),
             registration_interval: None,
             unique,
             uniqueness: Uniqueness::Identity,

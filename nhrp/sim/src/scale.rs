@@ -52,6 +52,7 @@ fn config(n: u32, hub: Option<u32>, lans: Vec<IpNet>) -> Config {
         overlay: vec![overlay(hub)],
         nbma: vec![nbma(hub)],
         priority: 0,
+        ..Nhs::default()
     });
     Config {
         link: LINK,
@@ -65,6 +66,9 @@ fn config(n: u32, hub: Option<u32>, lans: Vec<IpNet>) -> Config {
         statics: Vec::new(),
         external: Vec::new(),
         holding_time: HOLD_S,
+        fallback_seconds: 0,
+        names: Vec::new(),
+        hub_list: Vec::new(),
         registration_interval: None,
         unique: false,
         uniqueness: Uniqueness::Identity,

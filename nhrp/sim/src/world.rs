@@ -368,6 +368,7 @@ impl World {
     fn event(&mut self, index: usize, event: &Event) {
         let node = &mut self.nodes[index];
         match event {
+            Event::NhsChosen { overlay, .. } => node.chosen = Some(*overlay),
             Event::NhsUp { overlay: Some(overlay), .. } => node.hubs_up.push(*overlay),
             Event::NhsDown { overlay: Some(overlay), .. } => node.hubs_up.retain(|hub| hub != overlay),
             _ => {}

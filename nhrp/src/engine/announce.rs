@@ -230,6 +230,10 @@ impl Engine {
         let header = self.header(PacketType::RegistrationRequest, push.request_id, local, client)?;
         let own = Cie { prefix_len: 0xff, mtu: self.config.mtu, ..Cie::default() };
         let builder = self.authenticated(Builder::new(&header).cie(&own), None);
+        let builder = match self.hub_list_notice() {
+            Some(notice) => builder.extension(false, ext::HUBS, &notice.encode()),
+            None => builder,
+        };
         let room = usize::from(self.config.mtu.max(576)).saturating_sub(120 + LIST_HEADER);
         let (prefixes, _, _) = self.slice_of_list(client, push.from, room);
         let first = if push.chunk == 0 { list_flags::FIRST } else { 0 };

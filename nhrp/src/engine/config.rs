@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::io::LinkId;
+use crate::wire::HubEntry;
 
 /// DMVPN phase: who talks to whom directly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,12 +38,18 @@ pub struct Config {
     pub subnets: Vec<IpNet>,
     /// Hubs this node registers with.
     pub nhs: Vec<Nhs>,
+    /// Addresses of the host names that hubs told us (see [`super::Engine::host_names`]).
+    pub names: Vec<(String, Vec<IpAddr>)>,
+    /// The hubs of the network, as this hub tells them to its clients; empty: nothing is told.
+    pub hub_list: Vec<HubEntry>,
     /// Fixed bindings (`ip nhrp map`).
     pub statics: Vec<StaticBinding>,
     /// Prefixes of routers that do not announce them themselves (External `DmvpnSpoke`s), by owner.
     pub external: Vec<External>,
     /// Seconds that others may keep what we tell them (RFC 2332 §5.2.0.1), 1–65535.
     pub holding_time: u16,
+    /// Seconds that an NHS which had failed has to answer before it is used in the place of another again.
+    pub fallback_seconds: u16,
     /// Seconds between registrations; `None`: a third of the holding time.
     pub registration_interval: Option<u16>,
     /// Sets the unique flag in our registrations.
@@ -86,7 +93,7 @@ impl fmt::Debug for Secret {
 }
 
 /// A next hop server as the client knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Nhs {
     /// Name for people.
     pub name: String,
@@ -96,6 +103,12 @@ pub struct Nhs {
     pub nbma: Vec<IpAddr>,
     /// 0 is best.
     pub priority: u8,
+    /// Cluster that it belongs to; 0: none.
+    pub cluster: u8,
+    /// How many NHSs of its cluster are used at a time; 0: all.
+    pub max_connections: u8,
+    /// It hands its clients on to others: it is left as soon as others serve.
+    pub draining: bool,
 }
 
 /// A fixed binding.

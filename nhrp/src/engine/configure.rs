@@ -18,7 +18,7 @@ impl Engine {
         for binding in self.config.statics.clone() {
             self.bind_static(now, &binding);
         }
-        for nhs in self.config.nhs.clone() {
+        for nhs in self.known_hubs() {
             self.add_hub(now, nhs);
         }
         self.rebuild_list();
@@ -41,8 +41,11 @@ impl Engine {
         }
         self.configure_statics(now, &old, &new);
         self.configure_locals(now, &old, &new);
-        self.configure_hubs(now, &old, &new);
+        self.configure_hubs(now);
         self.configure_server(now, &old, &new);
+        if old.hub_list != new.hub_list {
+            self.hub_list_changed(now);
+        }
         self.configure_externals(now, &old, &new);
         if old.subnets != new.subnets {
             self.configure_subnets(now, &old, &new);
@@ -151,50 +154,51 @@ impl Engine {
         for index in 0..self.hubs.len() {
             self.rebuild_registrations(now, index);
         }
+        self.choose_hubs(now);
     }
 
     fn rebuild_registrations(&mut self, now: Time, index: usize) {
         let Some(hub) = self.hubs.get_mut(index) else { return };
         let before = std::mem::take(&mut hub.registrations);
-        let (config, at) = (hub.config.clone(), hub.nbma_at);
+        let config = hub.config.clone();
         self.add_hub(now, config);
-        let Some(mut fresh) = self.hubs.pop() else { return };
-        fresh.nbma_at = at;
+        let Some(mut fresh) = self.hubs.pop().map(|hub| hub.registrations) else { return };
+        let mut gone = Vec::new();
         for old in before {
-            let same = fresh.registrations.iter_mut().find(|it| it.local == old.local);
+            let same = fresh.iter_mut().find(|it| it.local == old.local);
             match same {
                 Some(slot) => {
-                    let (uid, primary) = (slot.uid, slot.primary);
-                    self.timers.cancel(super::TimerKey::Registration(uid));
+                    let primary = slot.primary;
                     let has_list = old.has_list && old.primary == primary;
                     *slot = old;
                     slot.primary = primary;
                     slot.has_list = has_list;
-                    slot.start_over(now);
-                    self.timers.arm(super::TimerKey::Registration(slot.uid), now);
                 }
-                None => {
-                    // Told by an address that is gone: another one of the family hears it again in a moment.
-                    self.forget_list(old.uid);
-                }
+                // Told by an address that is gone: another one of the family hears it again in a moment.
+                None => gone.push(old.uid),
             }
         }
         if let Some(hub) = self.hubs.get_mut(index) {
-            *hub = fresh;
+            hub.registrations = fresh;
+            hub.begin(now);
         }
+        gone.into_iter().for_each(|uid| self.forget_list(uid));
+        self.register_with(now, index);
     }
 
-    fn configure_hubs(&mut self, now: Time, old: &Config, new: &Config) {
-        if old.nhs == new.nhs {
+    /// Makes the NHSs those that are configured or told by others.
+    pub(crate) fn configure_hubs(&mut self, now: Time) {
+        let new = self.known_hubs();
+        if self.hubs.iter().map(|hub| &hub.config).eq(new.iter()) {
             return;
         }
         let same = |a: &Nhs, b: &Nhs| a.name == b.name && a.overlay == b.overlay;
         let gone: Vec<_> =
-            self.hubs.extract_if(.., |hub| !new.nhs.iter().any(|nhs| same(nhs, &hub.config))).collect();
+            self.hubs.extract_if(.., |hub| !new.iter().any(|nhs| same(nhs, &hub.config))).collect();
         for hub in gone {
             self.remove_hub(now, hub);
         }
-        for nhs in &new.nhs {
+        for nhs in &new {
             let Some(index) = self.hubs.iter().position(|hub| same(nhs, &hub.config)) else {
                 self.add_hub(now, nhs.clone());
                 continue;
@@ -206,7 +210,7 @@ impl Engine {
             if !changed {
                 continue;
             }
-            hub.nbma_at = nhs.nbma.iter().position(|nbma| Some(*nbma) == in_use).unwrap_or(0);
+            hub.use_nbma(nhs.nbma.iter().position(|nbma| Some(*nbma) == in_use).unwrap_or(0));
             // It moved: whoever answers at the old address is not to hold us registered for the holding time.
             let left: Vec<_> = match in_use.filter(|old| !nhs.nbma.contains(old)) {
                 Some(old) => {
@@ -216,25 +220,17 @@ impl Engine {
                 None => Vec::new(),
             };
             if hub.nbma() != in_use {
-                let uids: Vec<_> = hub
-                    .registrations
-                    .iter_mut()
-                    .map(|it| {
-                        it.start_over(now);
-                        it.uid
-                    })
-                    .collect();
-                uids.into_iter().for_each(|uid| self.timers.arm(super::TimerKey::Registration(uid), now));
+                self.register_with(now, index);
                 for (id, local, nhs, old) in left {
                     self.purge_registration(now, id, local, nhs, old);
                 }
                 self.bind_hub(now, index);
             }
         }
-        // In the order of the configuration.
-        let position = |hub: &Hub| new.nhs.iter().position(|nhs| same(nhs, &hub.config));
+        // In the order of the configuration, those that were told after them.
+        let position = |hub: &Hub| new.iter().position(|nhs| same(nhs, &hub.config));
         self.hubs.sort_by_key(position);
-        self.choose_all();
+        self.choose_hubs(now);
     }
 
     /// An NHS that is no longer configured: what we told it is taken back, what it told us goes.
@@ -247,9 +243,7 @@ impl Engine {
             self.timers.cancel(super::TimerKey::Registration(registration.uid));
             self.forget_list(registration.uid);
         }
-        let mut known = hub.config.overlay.clone();
-        known.extend(hub.registrations.iter().filter_map(|it| it.nhs));
-        for overlay in known {
+        for overlay in hub.overlays() {
             let shared = self.hubs.iter().any(|other| {
                 other.config.overlay.contains(&overlay)
                     || other.registrations.iter().any(|it| it.nhs == Some(overlay))

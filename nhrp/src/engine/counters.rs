@@ -113,6 +113,8 @@ drop_reasons! {
     BackOff => "the destination is in its back-off",
     /// Wrong checksum.
     BadChecksum => "wrong checksum",
+    /// A list of hubs that cannot be read.
+    BadHubList => "malformed list of hubs",
     /// A prefix list that cannot be read.
     BadPrefixList => "malformed prefix list",
     /// An NHRP version other than 1.

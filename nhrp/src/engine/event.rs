@@ -37,6 +37,13 @@ pub enum Event {
         /// Where it was.
         nbma: IpAddr,
     },
+    /// A hub told us which hubs the network has.
+    HubsTold {
+        /// Its name.
+        teller: String,
+        /// Names of the hubs.
+        names: Vec<String>,
+    },
     /// A registered address moved to another NBMA address.
     Moved {
         /// Overlay address.
@@ -45,6 +52,13 @@ pub enum Event {
         from: IpAddr,
         /// New NBMA address.
         to: IpAddr,
+    },
+    /// Another hub became the one that traffic takes.
+    NhsChosen {
+        /// Its name.
+        name: String,
+        /// Its overlay address.
+        overlay: IpAddr,
     },
     /// A hub no longer answers, or refuses us.
     NhsDown {
@@ -131,7 +145,9 @@ impl fmt::Display for Event {
             }
             Self::Dropped { reason, from: None, count } => write!(f, "dropped {count}: {reason}"),
             Self::Expired { overlay, nbma } => write!(f, "registration of {overlay} at {nbma} expired"),
+            Self::HubsTold { teller, names } => write!(f, "hub {teller} tells of {}", names.join(", ")),
             Self::Moved { overlay, from, to } => write!(f, "{overlay} moved from {from} to {to}"),
+            Self::NhsChosen { name, overlay } => write!(f, "traffic goes by hub {name} ({overlay})"),
             Self::NhsDown { name, overlay: Some(overlay), reason } => {
                 write!(f, "hub {name} ({overlay}) is down: {reason}")
             }

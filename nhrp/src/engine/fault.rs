@@ -61,7 +61,7 @@ impl Engine {
                         it.is_waiting_for(about.request_id) && it.local == about.src_proto
                     };
                     let registration = hub.registrations.iter().find(waiting)?;
-                    let asked = hub.nbma() == Some(received.from) || !self.enforced(Rule::ErrorSource);
+                    let asked = hub.asked() == Some(received.from) || !self.enforced(Rule::ErrorSource);
                     Some((asked, registration.uid))
                 });
                 match found {

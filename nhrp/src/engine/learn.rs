@@ -4,7 +4,6 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::snapshot::NhsPhase;
 use super::{DropReason, Engine, Event, Output, Received, RouteKind, Rule, Time};
 use crate::wire::{Builder, Packet, PacketType, PrefixChunk, ext, list_flags};
 
@@ -74,6 +73,7 @@ impl Engine {
         };
         let answer = PrefixChunk { prefixes: Vec::new(), flags: list_flags::REACHABLE, ..chunk };
         self.list_heard(now, uid, chunk);
+        self.hubs_noticed(now, uid, received);
         let Some(mut reply) =
             self.header(PacketType::RegistrationReply, header.request_id, header.src_proto, header.dst_proto)
         else {
@@ -188,18 +188,11 @@ impl Engine {
         contested.into_iter().for_each(|prefix| self.choose(prefix));
     }
 
-    /// Routes a prefix by the best of those who tell it: one that answers, then by priority.
+    /// Routes a prefix by the best of those who tell it.
     pub(crate) fn choose(&mut self, prefix: IpNet) {
         let Some(announced) = self.announced.get(prefix) else { return };
-        let rank = |uid: &u32| {
-            let (hub_at, at) = self.find_registration(*uid)?;
-            let hub = self.hubs.get(hub_at)?;
-            let registration = hub.registrations.get(at)?;
-            let silent = registration.phase != NhsPhase::Responding;
-            Some(((silent, hub.config.priority, hub_at), registration.nhs?))
-        };
-        let best =
-            announced.tellers.iter().filter_map(rank).min_by_key(|(rank, _)| *rank).map(|(_, nhs)| nhs);
+        let best = announced.tellers.iter().filter_map(|uid| self.rank(*uid)).min_by_key(|(rank, _)| *rank);
+        let best = best.map(|(_, nhs)| nhs);
         if best == announced.via && best.is_some() {
             return;
         }

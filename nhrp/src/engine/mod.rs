@@ -3,6 +3,7 @@
 //! A packet's way: [`Engine::handle_packet`] (here) reads it, checks the password and hands it to the part that the
 //! packet type belongs to:
 //! - `client`: registration with our NHSs; `learn`: the prefixes that they tell us
+//! - `hub_list`: the hubs of the network, as a hub tells them
 //! - `server`: registrations with us; `probe`: who really holds an address; `nat`: several behind one address;
 //!   `announce`: what we tell clients; `multicast`: who gets it
 //! - `resolve`: requests and replies that we answer or pass on; `shortcut`: our own requests and their routes;
@@ -21,6 +22,7 @@ mod configure;
 mod counters;
 mod event;
 mod fault;
+mod hub_list;
 mod io;
 mod learn;
 mod limit;
@@ -51,6 +53,7 @@ use hashbrown::HashMap;
 use ipnet::IpNet;
 use rustc_hash::FxBuildHasher;
 
+pub use client::KnownHub;
 pub use config::{Config, External, Nhs, Phase, Secret, StaticBinding, Uniqueness};
 pub use counters::{ByType, Counters, DropReason};
 pub use event::Event;
@@ -58,8 +61,8 @@ pub use io::{Input, LinkId, Origin, Output, RouteKind, Time};
 pub use multicast::Multicast;
 pub use rules::Rule;
 pub use snapshot::{
-    AnnouncedState, BindingState, NhsPhase, NhsState, RequesterState, ShortcutPhase, ShortcutState, Snapshot,
-    Source,
+    AnnouncedState, BindingState, HubListState, NhsPhase, NhsState, RequesterState, ShortcutPhase,
+    ShortcutState, Snapshot, Source,
 };
 
 use crate::wire::{
@@ -107,6 +110,10 @@ pub struct Engine {
     /// Prefixes of others that lead to a binding: registered, external, static.
     prefixes: PrefixMap<routes::Owner>,
     hubs: Vec<client::Hub>,
+    /// Lists of hubs that NHSs told us, the latest first.
+    hub_lists: Vec<HubListState>,
+    /// Overlay address of the best NHS, IPv4 and IPv6.
+    gateway: (Option<IpAddr>, Option<IpAddr>),
     /// Prefixes that NHSs told us, with the route in force.
     announced: PrefixMap<learn::Announced>,
     shortcuts: PrefixMap<shortcut::Shortcut>,
@@ -144,6 +151,7 @@ impl Engine {
     pub fn new(config: Config, seed: u64, now: Time) -> Self {
         let mut engine = Self::empty(config, seed, now);
         engine.install_configured(now);
+        engine.choose_hubs(now);
         engine
     }
 
@@ -204,6 +212,8 @@ impl Engine {
         while let Some(key) = self.timers.pop(now) {
             match key {
                 TimerKey::Registration(uid) => self.registration_due(now, uid),
+                TimerKey::Silence(uid) => self.silence_due(now, uid),
+                TimerKey::Hubs => self.choose_hubs(now),
                 TimerKey::Binding(overlay) => self.binding_due(now, overlay),
                 TimerKey::Probe(overlay) => self.probe_due(now, overlay),
                 TimerKey::Path(via) => self.path_due(now, via),
@@ -255,6 +265,8 @@ impl Engine {
             told: 0,
             prefixes: PrefixMap::new(),
             hubs: Vec::new(),
+            hub_lists: Vec::new(),
+            gateway: (None, None),
             announced: PrefixMap::new(),
             shortcuts: PrefixMap::new(),
             asks: Map::default(),

@@ -61,6 +61,7 @@ impl Engine {
             bindings: Vec::new(),
             shortcuts: shortcuts.collect(),
             announced: announced.collect(),
+            hub_lists: self.hub_lists.clone(),
             counters: self.counters.clone(),
             next_request_id: self.next_id,
         }
@@ -74,14 +75,18 @@ impl Engine {
 
     /// The client's part of the snapshot alone, at a cost that does not grow with the tables.
     pub fn nhs_states(&self, now: Time) -> Vec<NhsState> {
-        let registrations =
-            self.hubs.iter().flat_map(|hub| hub.registrations.iter().map(move |it| (hub, it)));
-        let state = registrations.map(|(hub, it)| NhsState {
+        let hubs = self.hubs.iter().enumerate();
+        let registrations = hubs.flat_map(|(at, hub)| hub.registrations.iter().map(move |it| (at, hub, it)));
+        let state = registrations.map(|(at, hub, it)| NhsState {
             name: hub.config.name.clone(),
             overlay: it.nhs,
             nbma: hub.nbma(),
             priority: hub.config.priority,
+            cluster: hub.config.cluster,
+            learned: self.is_learned(&hub.config.name),
             phase: it.phase,
+            spare: self.is_spare(at),
+            fallback_ms: hub.trusted_at.map(|at| at.since(now)),
             reason: it.reason.text(),
             reason_code: it.reason.code().into(),
             since_ms: now.since(it.since),
@@ -111,8 +116,9 @@ impl Engine {
     pub(crate) fn resume(&mut self, now: Time, snapshot: &Snapshot, elapsed_ms: u64) {
         self.counters = snapshot.counters.clone();
         self.next_id = snapshot.next_request_id.wrapping_add(ID_GAP);
+        self.hub_lists.clone_from(&snapshot.hub_lists);
         self.install_configured(now);
-        self.resume_nhs(now, snapshot);
+        self.resume_nhs(now, snapshot, elapsed_ms);
         for state in &snapshot.bindings {
             self.resume_binding(now, state, elapsed_ms);
         }
@@ -146,10 +152,11 @@ impl Engine {
         idle.into_iter().for_each(|overlay| self.unbind(now, overlay));
     }
 
-    fn resume_nhs(&mut self, now: Time, snapshot: &Snapshot) {
+    fn resume_nhs(&mut self, now: Time, snapshot: &Snapshot, elapsed_ms: u64) {
         let count = self.hubs.len();
         for index in 0..count {
             let Some(hub) = self.hubs.get_mut(index) else { continue };
+            let mut in_use = None;
             for registration in &mut hub.registrations {
                 let like = |state: &&NhsState| {
                     state.name == hub.config.name
@@ -161,16 +168,26 @@ impl Engine {
                 registration.sent = state.requests_sent;
                 registration.failed = state.requests_failed;
                 registration.replies = state.replies_received;
-                registration.resumed = state.phase != NhsPhase::Down;
+                let asked = !matches!(state.phase, NhsPhase::Down | NhsPhase::Waiting);
+                registration.resumed = asked;
+                registration.serving = state.phase == NhsPhase::Responding;
+                let last = state.last_reply_ms.map(|ms| before(now, ms.saturating_add(elapsed_ms)));
+                registration.last_reply = last;
+                hub.scheduled |= asked;
+                hub.failed |= state.phase == NhsPhase::Expecting && state.requests_failed > 0;
+                hub.trusted_at = state.fallback_ms.map(|left| now.after(left.saturating_sub(elapsed_ms)));
                 registration.request_id = state.request_id;
-                if let Some(at) =
-                    state.nbma.and_then(|nbma| hub.config.nbma.iter().position(|it| *it == nbma))
-                {
-                    hub.nbma_at = at;
-                }
+                in_use = in_use.or(state.nbma);
             }
+            if let Some(at) = hub.config.nbma.iter().position(|it| Some(*it) == in_use) {
+                hub.use_nbma(at);
+            }
+            hub.failed = hub.trusted_at.is_some() || (hub.failed && !hub.serves());
+            hub.begin(now);
+            self.register_with(now, index);
             self.bind_hub(now, index);
         }
+        self.choose_hubs(now);
     }
 
     fn resume_binding(&mut self, now: Time, state: &BindingState, elapsed_ms: u64) {
@@ -256,15 +273,16 @@ struct Saved<'a> {
 impl Serialize for Saved<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         // All fields by name: a new one has to be written too.
-        let Snapshot { nhs, bindings: _, shortcuts, announced, counters, next_request_id } =
+        let Snapshot { nhs, bindings: _, shortcuts, announced, counters, next_request_id, hub_lists } =
             self.engine.all_but_bindings(self.now);
-        let mut out = serializer.serialize_struct("Snapshot", 6)?;
+        let mut out = serializer.serialize_struct("Snapshot", 7)?;
         out.serialize_field("nhs", &nhs)?;
         out.serialize_field("bindings", &SavedBindings(self))?;
         out.serialize_field("shortcuts", &shortcuts)?;
         out.serialize_field("announced", &announced)?;
         out.serialize_field("counters", &counters)?;
         out.serialize_field("next_request_id", &next_request_id)?;
+        out.serialize_field("hub_lists", &hub_lists)?;
         out.end()
     }
 }

@@ -107,10 +107,10 @@ impl Engine {
             .map(|(net, owner)| format!("it overlaps with {net}, which {} announced first", owner.via))
     }
 
-    /// An underlay address of a tunnel end (configured, or bound) that lies inside `prefix`: a route of
+    /// An underlay address of a tunnel end (configured, told by a hub, or bound) that lies inside `prefix`: a route of
     /// that prefix into the tunnel would lead the tunnel into itself.
     pub(crate) fn underlay_inside(&self, prefix: IpNet) -> Option<IpAddr> {
-        let nhs = self.config.nhs.iter().flat_map(|nhs| nhs.nbma.iter());
+        let nhs = self.hubs.iter().flat_map(|hub| hub.config.nbma.iter());
         let statics = self.config.statics.iter().map(|binding| &binding.nbma);
         let configured = self.config.nbma.iter().chain(nhs).chain(statics).copied();
         let bound = self.ends.range(prefix.network()..=prefix.broadcast()).map(|(nbma, _)| *nbma).next();

@@ -10,7 +10,8 @@ use super::learn::Assembly;
 use super::snapshot::Source;
 use super::{Budget, DropReason, Engine, Event, Received, Rule, Time};
 use crate::wire::{
-    Builder, Cie, CieCode, ErrorCode, Header, PacketType, PrefixChunk, ext, flags, list_flags,
+    Builder, Cie, CieCode, ENTRY_V6, ErrorCode, Header, LIST_HEADER, PacketType, PrefixChunk, ext, flags,
+    list_flags,
 };
 
 /// Bindings in all: what an overlay of IPv6 could hold is without end.
@@ -131,6 +132,9 @@ impl Engine {
         }
         let exhausted = |what: &str| Verdict::Refuse(CieCode::InsufficientResources, what.into());
         let Some(old) = self.bindings.get(&claim) else {
+            if self.drains() {
+                return prohibited("this hub hands its spokes on to others".into());
+            }
             if self.bindings.len() >= BINDING_BOUND {
                 return exhausted("the table of bindings is full");
             }
@@ -227,9 +231,12 @@ impl Engine {
             return None;
         };
         let binding = self.bindings.get_mut(&client)?;
-        binding.extended = true;
+        let first = chunk.has(list_flags::FIRST);
+        // Without the beginning it says nothing of its prefixes: whoever has not heard them asks.
+        let lacks = !first && !binding.extended;
+        binding.extended |= first;
         let wants = chunk.has(list_flags::WANT);
-        let only = chunk.has(list_flags::FIRST) && !chunk.has(list_flags::MORE);
+        let only = first && !chunk.has(list_flags::MORE);
         let fixed = binding.source == Source::Static
             && self.config.statics.iter().any(|it| it.overlay == client && !it.prefixes.is_empty());
         if fixed {
@@ -245,7 +252,11 @@ impl Engine {
                 self.announcer.assemblies.insert(client, assembly);
             }
         }
-        Some(self.list_for_reply(now, client, wants, received.header().request_id))
+        let mut list = self.list_for_reply(now, client, wants, received.header().request_id);
+        if lacks {
+            list.flags |= list_flags::WANT;
+        }
+        Some(list)
     }
 
     /// A client's own list, complete. One that changes without end is left as it is for a while: the client repeats it.
@@ -271,6 +282,8 @@ impl Engine {
     ) {
         let header = received.header();
         let natted = received.from != header.src_nbma;
+        // At most: an entry of IPv6 is the largest.
+        let list_size = list.as_ref().map_or(0, |list| 4 + LIST_HEADER + list.prefixes.len() * ENTRY_V6);
         for extension in received.packet.extensions() {
             match extension.kind {
                 ext::RESPONDER => {
@@ -296,6 +309,10 @@ impl Engine {
                         list.for_each(|cie| cie.write(out));
                     });
                 }
+                ext::HUBS => match self.hub_list_reply(extension.value, builder.len() + list_size) {
+                    Some(hubs) => builder.append(false, ext::HUBS, &hubs.encode()),
+                    None => builder.append(extension.compulsory, extension.kind, extension.value),
+                },
                 ext::PREFIXES if list.is_some() => {
                     builder.append_by(false, ext::PREFIXES, |out| list.iter().for_each(|it| it.write(out)));
                 }
@@ -316,6 +333,7 @@ impl Engine {
             ext::VENDOR,
             ext::NAT,
             ext::PREFIXES,
+            ext::HUBS,
         ])
     }
 }

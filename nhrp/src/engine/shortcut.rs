@@ -18,7 +18,7 @@ use super::bindings::Binding;
 use super::config::Phase;
 use super::path::Answer;
 use super::redirect::inner_addresses;
-use super::snapshot::{NhsPhase, ShortcutPhase, Source};
+use super::snapshot::{ShortcutPhase, Source};
 use super::timers::TimerKey;
 use super::{DropReason, Engine, Event, Output, Received, RouteKind, Rule, SWEEP_MS, TABLE_BOUND, Time};
 use crate::wire::{Builder, Cie, PacketType, ext, flags};
@@ -120,12 +120,8 @@ impl Engine {
             let link = self.config.link;
             return self.outputs.push_back(Output::InstallNeighbour { link, overlay, nbma });
         }
-        let hubs = self.hubs.iter().filter(|hub| {
-            hub.registrations
-                .iter()
-                .any(|it| it.phase == NhsPhase::Responding && it.local.is_ipv4() == overlay.is_ipv4())
-        });
-        let Some(nhs) = hubs.min_by_key(|hub| hub.config.priority).and_then(super::client::Hub::nbma) else {
+        let best = self.best_hub(overlay.is_ipv4()).filter(|(hub, _)| hub.serves());
+        let Some(nhs) = best.and_then(|(hub, _)| hub.nbma()) else {
             return self.drop(now, DropReason::NoRoute, None);
         };
         let known = self.shortcuts.longest(overlay).is_some();
@@ -196,9 +192,14 @@ impl Engine {
         let Some(shortcut) = self.shortcuts.get_mut(key) else { return };
         let wait = RETRY_S.get(tries).copied().unwrap_or(7) * 1000;
         shortcut.ask = Some(Ask { id, tries: tries + 1, next: now.after(wait) });
-        let (asked, nhs) = (shortcut.asked, shortcut.nhs);
+        let (asked, mut nhs) = (shortcut.asked, shortcut.nhs);
         if tries == 0 {
             self.asks.insert(id, key);
+            // The one that was asked before may be silent by now.
+            nhs = self.serving_nhs(nhs, asked);
+            if let Some(shortcut) = self.shortcuts.get_mut(key) {
+                shortcut.nhs = nhs;
+            }
         }
         self.timers.arm(TimerKey::Shortcut(key), now.after(wait));
         let Some(local) = self.local_like(asked) else { return };

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::counters::Counters;
+use crate::wire::HubEntry;
 
 /// All tables at one moment. Ages and remaining times are in milliseconds, so that a snapshot can be carried over a
 /// restart ([`super::Engine::restore`]).
@@ -19,6 +20,9 @@ pub struct Snapshot {
     pub shortcuts: Vec<ShortcutState>,
     /// Prefixes that an NHS told us.
     pub announced: Vec<AnnouncedState>,
+    /// Lists of hubs that NHSs told us.
+    #[serde(default)]
+    pub hub_lists: Vec<HubListState>,
     /// Packets by type and direction, drops by reason.
     pub counters: Counters,
     /// Next request id (RFC 2332 §5.2.3 wants ids to survive a restart).
@@ -26,18 +30,21 @@ pub struct Snapshot {
 }
 
 /// How far a client got with an NHS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NhsPhase {
     /// No local NBMA address or no NBMA address of the NHS.
+    #[default]
     Down,
-    /// Registration sent, no answer yet (or no longer).
+    /// Not asked, since its cluster has enough (Cisco: DOWN).
+    Waiting,
+    /// Registration sent, no answer yet or no longer (Cisco: PROBE).
     Expecting,
-    /// It answers.
+    /// It answers (Cisco: UP).
     Responding,
 }
 
 /// One NHS as the client sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NhsState {
     /// Name from the configuration.
     pub name: String,
@@ -47,12 +54,24 @@ pub struct NhsState {
     pub nbma: Option<IpAddr>,
     /// 0 is best.
     pub priority: u8,
+    /// Its cluster; 0: none.
+    #[serde(default)]
+    pub cluster: u8,
+    /// Told by other hubs, not configured.
+    #[serde(default)]
+    pub learned: bool,
     /// How far we got.
     pub phase: NhsPhase,
+    /// The client can do without it: its cluster has enough others that answer, or it is draining.
+    #[serde(default)]
+    pub spare: bool,
+    /// Milliseconds until it is used in the place of another again, since it had failed.
+    #[serde(default)]
+    pub fallback_ms: Option<u64>,
     /// Why it is not `Responding`, for people; empty when it is.
     pub reason: String,
     /// Machine-readable form of `reason` in CamelCase (`NoAnswer`, `AuthenticationFailed`, `AddressTaken`,
-    /// `AdministrativelyProhibited`, `NoUnderlayAddress`, …); empty when `Responding`.
+    /// `AdministrativelyProhibited`, `NoUnderlayAddress`, `Standby`, `Draining`, …); empty when `Responding`.
     pub reason_code: String,
     /// Milliseconds since the phase last changed.
     pub since_ms: u64,
@@ -172,4 +191,15 @@ pub struct AnnouncedState {
     pub nhs: IpAddr,
     /// Milliseconds since it was told.
     pub age_ms: u64,
+}
+
+/// The hubs of the network, as one of them told us.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HubListState {
+    /// Name of the NHS that told it.
+    pub teller: String,
+    /// Generation of the list.
+    pub generation: u32,
+    /// The hubs.
+    pub entries: Vec<HubEntry>,
 }

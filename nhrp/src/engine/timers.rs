@@ -14,6 +14,10 @@ use super::io::Time;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum TimerKey {
     Registration(u32),
+    /// What a silent NHS told us.
+    Silence(u32),
+    /// The choice among several NHSs.
+    Hubs,
     Binding(IpAddr),
     Probe(IpAddr),
     Path(IpAddr),

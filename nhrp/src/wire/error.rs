@@ -38,4 +38,7 @@ pub enum DecodeError {
     /// A prefix list extension that we cannot read.
     #[error("malformed prefix list")]
     PrefixList,
+    /// A list of hubs that we cannot read.
+    #[error("malformed list of hubs")]
+    HubList,
 }

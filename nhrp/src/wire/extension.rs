@@ -21,6 +21,8 @@ pub mod ext {
     pub const NAT: u16 = 9;
     /// Our prefix lists, not compulsory (range for experiments).
     pub const PREFIXES: u16 = 0x3800;
+    /// Our list of hubs, not compulsory.
+    pub const HUBS: u16 = 0x3801;
     /// Where the egress of redirected traffic is (one CIE), in our Traffic Indications to nodes of ours.
     pub const EGRESS: u16 = 0x3805;
     /// In a Resolution Request: the answer is to go back by the NHS that the request comes by. Empty.

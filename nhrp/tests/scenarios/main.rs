@@ -4,6 +4,8 @@
 
 mod budgets;
 mod found;
+mod hub_list;
+mod hubs;
 mod multicast;
 mod nat;
 mod net;

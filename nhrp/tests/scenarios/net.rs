@@ -45,7 +45,13 @@ pub fn hub(n: u32) -> Config {
 
 /// The hub as spokes know it.
 pub fn nhs(n: u32) -> Nhs {
-    Nhs { name: format!("hub{n}"), overlay: vec![overlay(n)], nbma: vec![nbma(n)], priority: n as u8 - 1 }
+    Nhs {
+        name: format!("hub{n}"),
+        overlay: vec![overlay(n)],
+        nbma: vec![nbma(n)],
+        priority: n as u8 - 1,
+        ..Nhs::default()
+    }
 }
 
 /// A spoke of hub 1, number `n`, with these subnets.
@@ -62,6 +68,9 @@ pub fn spoke(n: u32, subnets: &[impl AsRef<str>]) -> Config {
         statics: Vec::new(),
         external: Vec::new(),
         holding_time: 60,
+        names: Vec::new(),
+        hub_list: Vec::new(),
+        fallback_seconds: 0,
         registration_interval: None,
         unique: false,
         uniqueness: Uniqueness::Identity,
@@ -230,6 +239,20 @@ impl Net {
         snapshot
     }
 
+    /// The whole host is cut off from everybody (or comes back): neither its agent nor its kernel does anything.
+    pub fn cut_off(&mut self, index: usize, off: bool) {
+        let own = self.nodes[index].config.nbma.unwrap();
+        for other in self.by_nbma.keys() {
+            for pair in [(own, *other), (*other, own)] {
+                if off {
+                    self.cut.insert(pair)
+                } else {
+                    self.cut.remove(&pair)
+                };
+            }
+        }
+    }
+
     /// A packet that no engine made.
     pub fn inject(&mut self, from: IpAddr, to: usize, bytes: &[u8]) {
         let now = self.now;
@@ -395,9 +418,9 @@ impl Net {
             let best = best.max_by_key(|((prefix, kind), _)| (prefix.prefix_len(), Reverse(*kind)));
             let via = match best {
                 Some((_, via)) => *via,
-                // The agent routes the overlay as a whole by its hub.
-                None => match node.config.nhs.first().and_then(|nhs| nhs.overlay.first()) {
-                    Some(via) if node.config.overlay.iter().any(|net| net.contains(&dst)) => *via,
+                // The agent routes the overlay as a whole by its best hub.
+                None => match node.engine.gateways().find(|via| via.is_ipv4() == dst.is_ipv4()) {
+                    Some(via) if node.config.overlay.iter().any(|net| net.contains(&dst)) => via,
                     _ => return Err(format!("no route to {dst} at node {at}, way {way:?}")),
                 },
             };

@@ -31,7 +31,7 @@ fn spoke_of_the_vectors() -> nhrp::Config {
         name: "hub".into(),
         overlay: vec![ip("10.1.1.4")],
         nbma: vec![ip("192.1.4.4")],
-        priority: 0,
+        ..nhrp::Nhs::default()
     }];
     config
 }
@@ -94,13 +94,17 @@ fn forwarded_request_is_v5() {
 }
 
 #[test]
-fn own_registration_is_v1_plus_our_extension() {
+fn own_registration_is_v1_plus_our_extensions() {
     let now = nhrp::Time(0);
     let mut engine = nhrp::Engine::new(spoke_of_the_vectors(), 1, now);
     engine.handle_timeout(now);
     let bytes = sent(&mut engine).remove(0);
     let mut message = Message::decode(&bytes).unwrap();
-    message.extensions.as_mut().unwrap().retain(|extension| extension.kind != ext::PREFIXES);
+    message
+        .extensions
+        .as_mut()
+        .unwrap()
+        .retain(|extension| !matches!(extension.kind, ext::PREFIXES | ext::HUBS));
     let mut expected = Message::decode(&vector(1)).unwrap();
     expected.header.request_id = message.header.request_id;
     // RFC 2332 wants 0xff with the unique flag; Cisco writes 32.

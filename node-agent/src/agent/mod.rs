@@ -16,15 +16,15 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use dataplane::model::KernelEvent;
-use dataplane::{Hairpin, Kernel};
+use dataplane::{GreRefused, Hairpin, Kernel};
 use nhrp::{Input, LinkId, Origin, Time};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 use crate::api::ReportRequest;
 use crate::drivers::nhrp::Burst;
-use crate::drivers::redirect;
 use crate::drivers::resolver::{Resolved, Resolver};
+use crate::drivers::{icmp, redirect};
 use crate::plan::wanted::REDIRECT_GROUP;
 use crate::source::Desired;
 use crate::summary::Summary;
@@ -116,6 +116,10 @@ impl Agent {
         let (to_bursts, mut bursts) = mpsc::channel(256);
         let (to_hairpins, mut hairpins) = mpsc::channel(1024);
         let (to_resolved, mut resolved) = mpsc::channel(16);
+        let (to_refused, mut refused) = mpsc::channel(16);
+        if let Err(error) = icmp::start(to_refused) {
+            warn!(%error, "wrong keys will look like silent hubs");
+        }
         let mut agent = Self {
             identity,
             kernel,
@@ -163,6 +167,7 @@ impl Agent {
                 }
                 Some(hairpin) = hairpins.recv() => agent.hairpin(hairpin),
                 Some(answer) = resolved.recv() => agent.resolved(answer),
+                Some(refused) = refused.recv() => agent.refused(refused),
                 Some(request) = inlets.requests.recv() => {
                     let _ = request.send(agent.report());
                 }
@@ -209,11 +214,19 @@ impl Agent {
                 }
             }
         }
-        let hubs = self.tunnels.values().flat_map(|t| &t.spec.nhs);
-        let names: BTreeSet<_> = hubs.flat_map(|h| &h.nbma).filter_map(|n| n.hostname.clone()).collect();
-        self.resolver.want(&names);
+        self.want_names();
         self.reconcile_at = now;
         self.nft_at = now;
+    }
+
+    /// Host names that are needed: of configured hubs, and of those that hubs told.
+    fn want_names(&mut self) {
+        let hubs = self.tunnels.values().flat_map(|t| &t.spec.nhs);
+        let configured = hubs.flat_map(|h| &h.nbma).filter_map(|n| n.hostname.clone());
+        let engines = self.tunnels.values().filter_map(|t| t.engine.as_ref());
+        let told = engines.flat_map(nhrp::Engine::host_names).map(str::to_owned);
+        let names: BTreeSet<_> = configured.chain(told).collect();
+        self.resolver.want(&names);
     }
 
     /// What every turn of the loop ends with: timers, outputs, kernel.
@@ -236,6 +249,7 @@ impl Agent {
             self.reconcile().await;
             self.flush().await;
         }
+        self.resolver.hurry(self.tunnels.values().any(|tunnel| tunnel.silent));
         self.save_snapshots(false);
         self.publish();
     }
@@ -264,6 +278,9 @@ impl Agent {
         for network in names {
             let Some(tunnel) = self.tunnels.get_mut(&network) else { continue };
             let Drained { ops, packets, queries } = tunnel.drain(now);
+            if std::mem::take(&mut tunnel.told) {
+                self.reconcile_at = self.reconcile_at.min(now.after(SETTLE_MS));
+            }
             if tunnel.dirty && self.save_at.is_none() {
                 self.save_at = Some(now.after(self.save_after));
             }
@@ -325,6 +342,17 @@ impl Agent {
         info!(name = answer.name, addresses = ?answer.addresses, "hub's name resolved");
         self.names.insert(answer.name, answer.addresses);
         self.reconcile_at = clock::now();
+    }
+
+    /// A host says that it has no tunnel for what we sent it.
+    fn refused(&mut self, refused: GreRefused) {
+        let now = clock::now();
+        for tunnel in self.tunnels.values_mut() {
+            let local = tunnel.wanted.as_ref().is_some_and(|wanted| wanted.link.local == refused.from);
+            if local && tunnel.spec.tunnel.key == refused.key {
+                tunnel.refused.insert(refused.by.into(), now);
+            }
+        }
     }
 
     /// Something changed in the kernel: was it us, does it concern us?

@@ -44,6 +44,7 @@ impl Agent {
         for network in &names {
             self.reconcile_tunnel(network, &observed, look_at_nft).await;
         }
+        self.want_names();
         self.begin_farewells(clock::now());
         self.see_off(&observed).await;
         self.capture_redirects();
@@ -68,7 +69,7 @@ impl Agent {
             match underlay::source_address(&self.kernel, observed, &tunnel.spec, &self.names, own).await {
                 Ok(local) => {
                     tunnel.ground.trouble = None;
-                    tunnel.plan(local, clock::now());
+                    tunnel.plan(local);
                 }
                 Err(trouble) => tunnel.ground.trouble = Some(trouble),
             }
@@ -178,7 +179,7 @@ impl Agent {
             tunnel.stand(now);
             return;
         }
-        tunnel.paths = underlay::paths(&self.kernel, &tunnel.spec, &self.names, tunnel.link).await;
+        tunnel.paths = underlay::paths(&self.kernel, tunnel, &self.names).await;
         if tunnel.socket.as_ref().is_none_or(|s| s.link() != tunnel.link) && !tunnel.ground.suspended {
             match NhrpDriver::open(network, tunnel.link, self.to_bursts.clone()) {
                 Ok(socket) => tunnel.socket = Some(socket),

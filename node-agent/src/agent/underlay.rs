@@ -11,6 +11,7 @@ use dataplane::model::{Link, Observed};
 
 use crate::ladder::{Path, Trouble};
 use crate::plan::nhrp::nbma_addresses;
+use crate::tunnel::Tunnel;
 
 /// An address that no ordinary route names (RFC 1112 class E), so that a look-up finds the default route.
 const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(240, 0, 0, 1));
@@ -111,32 +112,39 @@ fn check_up(link: Option<&Link>) -> Result<(), Trouble> {
     }
 }
 
-/// Looks at the path to each hub.
+/// Looks at the path to each hub, configured or told by others.
 pub(super) async fn paths(
     kernel: &Kernel,
-    spec: &DmvpnEndpointSpec,
+    tunnel: &Tunnel,
     names: &BTreeMap<String, Vec<IpAddr>>,
-    own: u32,
 ) -> BTreeMap<String, Path> {
     let mut paths = BTreeMap::new();
-    for hub in &spec.nhs {
+    for hub in &tunnel.spec.nhs {
         let addresses: Vec<_> = hub.nbma.iter().flat_map(|n| nbma_addresses(n, names)).collect();
-        let mut path = match hub.nbma.iter().find_map(|n| n.hostname.clone()) {
+        let path = match hub.nbma.iter().find_map(|n| n.hostname.clone()) {
             Some(name) if addresses.is_empty() => Path::NameUnresolved(name),
-            _ => Path::Clear,
+            _ => path(kernel, &addresses, tunnel.link).await,
         };
-        // The first usable address decides; otherwise the last trouble is told.
-        for nbma in addresses {
-            path = match kernel.lookup(nbma).await {
-                Ok(found) if own != 0 && found.link == own => Path::Recursive(nbma),
-                Ok(_) => Path::Clear,
-                Err(_) => Path::NoRoute(nbma),
-            };
-            if path == Path::Clear {
-                break;
-            }
-        }
         paths.insert(hub.name.clone(), path);
     }
+    for hub in tunnel.engine.iter().flat_map(nhrp::Engine::hubs).filter(|hub| hub.learned) {
+        paths.insert(hub.name.to_owned(), path(kernel, hub.nbma, tunnel.link).await);
+    }
     paths
+}
+
+/// The first usable address decides; otherwise the last trouble is told. `own` is the index of the tunnel link.
+async fn path(kernel: &Kernel, addresses: &[IpAddr], own: u32) -> Path {
+    let mut path = Path::Clear;
+    for nbma in addresses {
+        path = match kernel.lookup(*nbma).await {
+            Ok(found) if own != 0 && found.link == own => Path::Recursive(*nbma),
+            Ok(_) => Path::Clear,
+            Err(_) => Path::NoRoute(*nbma),
+        };
+        if path == Path::Clear {
+            break;
+        }
+    }
+    path
 }

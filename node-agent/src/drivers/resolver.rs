@@ -1,15 +1,16 @@
-//! Host names of hubs: resolved beside the agent's task, again every [`REFRESH`] (5 s after a failure).
+//! Host names of hubs: resolved beside the agent's task, again every [`REFRESH`]; every [`RETRY`] after a failure, and
+//! while a hub is silent: it may have moved.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
 /// How often a name is resolved again.
 const REFRESH: Duration = Duration::from_secs(60);
-/// After a failure.
+/// After a failure, or while a hub is silent.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// A name's addresses changed.
@@ -26,12 +27,13 @@ pub struct Resolved {
 pub struct Resolver {
     tasks: BTreeMap<String, tokio::task::JoinHandle<()>>,
     to: mpsc::Sender<Resolved>,
+    hurry: watch::Sender<bool>,
 }
 
 impl Resolver {
     /// Answers go to `to`.
     pub fn new(to: mpsc::Sender<Resolved>) -> Self {
-        Self { tasks: BTreeMap::new(), to }
+        Self { tasks: BTreeMap::new(), to, hurry: watch::Sender::new(false) }
     }
 
     /// The names wanted from now on.
@@ -44,13 +46,18 @@ impl Resolver {
             keep
         });
         for name in names {
-            let to = self.to.clone();
-            self.tasks.entry(name.clone()).or_insert_with(|| tokio::spawn(resolve(name.clone(), to)));
+            let (to, hurry) = (self.to.clone(), self.hurry.subscribe());
+            self.tasks.entry(name.clone()).or_insert_with(|| tokio::spawn(resolve(name.clone(), to, hurry)));
         }
+    }
+
+    /// Whether some hub is silent: then names are resolved at once, and often.
+    pub fn hurry(&self, silent: bool) {
+        self.hurry.send_if_modified(|hurry| std::mem::replace(hurry, silent) != silent);
     }
 }
 
-async fn resolve(name: String, to: mpsc::Sender<Resolved>) {
+async fn resolve(name: String, to: mpsc::Sender<Resolved>, mut hurry: watch::Receiver<bool>) {
     let mut last = Vec::new();
     loop {
         let pause = match tokio::net::lookup_host((name.as_str(), 0)).await {
@@ -67,7 +74,7 @@ async fn resolve(name: String, to: mpsc::Sender<Resolved>) {
                             return;
                         }
                     }
-                    REFRESH
+                    if *hurry.borrow_and_update() { RETRY } else { REFRESH }
                 }
             }
             Err(error) => {
@@ -75,6 +82,9 @@ async fn resolve(name: String, to: mpsc::Sender<Resolved>) {
                 RETRY
             }
         };
-        tokio::time::sleep(pause).await;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            changed = hurry.changed() => if changed.is_err() { return },
+        }
     }
 }

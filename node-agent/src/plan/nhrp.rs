@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crds::endpoint::{DmvpnEndpointSpec, Role};
-use crds::network::{Phase, UniquenessPolicy};
+use crds::endpoint::{DmvpnEndpointSpec, EndpointNhs, Role};
+use crds::network::{HubMode, Phase, UniquenessPolicy};
 use ipnet::IpNet;
 
 /// What the endpoint's spec does not say by itself: found out by the agent.
@@ -28,6 +28,9 @@ pub fn nhrp_config(spec: &DmvpnEndpointSpec, facts: &NhrpFacts) -> nhrp::Config 
         overlay: hub.overlay_addresses.clone(),
         nbma: hub.nbma.iter().flat_map(|n| nbma_addresses(n, &facts.names)).collect(),
         priority: hub.priority,
+        cluster: hub.cluster,
+        max_connections: hub.max_connections.unwrap_or(0),
+        draining: hub.mode == HubMode::Draining,
     });
     let statics = spec.nhrp.static_mappings.iter().map(|m| nhrp::StaticBinding {
         overlay: m.overlay_address,
@@ -52,6 +55,9 @@ pub fn nhrp_config(spec: &DmvpnEndpointSpec, facts: &NhrpFacts) -> nhrp::Config 
         overlay: prefixes(&spec.overlay),
         subnets,
         nhs: nhs.collect(),
+        names: facts.names.clone().into_iter().collect(),
+        hub_list: spec.nhrp.hub_list.iter().map(hub_entry).collect(),
+        fallback_seconds: spec.nhrp.fallback_seconds,
         statics: statics.collect(),
         external: external.collect(),
         holding_time: spec.nhrp.hold_time_seconds,
@@ -64,6 +70,24 @@ pub fn nhrp_config(spec: &DmvpnEndpointSpec, facts: &NhrpFacts) -> nhrp::Config 
         },
         authentication: facts.passwords.iter().cloned().map(nhrp::Secret::from).collect(),
         mtu: spec.tunnel.mtu,
+    }
+}
+
+/// A hub as hubs tell of it.
+fn hub_entry(hub: &EndpointNhs) -> nhrp::HubEntry {
+    let place = |nbma: &crds::network::Nbma| match (&nbma.address, &nbma.hostname) {
+        (Some(address), _) => address.parse().ok().map(nhrp::HubNbma::Address),
+        (None, Some(name)) => Some(nhrp::HubNbma::Name(name.clone())),
+        (None, None) => None,
+    };
+    nhrp::HubEntry {
+        name: hub.name.clone(),
+        priority: hub.priority,
+        cluster: hub.cluster,
+        max_connections: hub.max_connections.unwrap_or(0),
+        draining: hub.mode == HubMode::Draining,
+        overlay: hub.overlay_addresses.clone(),
+        nbma: hub.nbma.iter().filter_map(place).collect(),
     }
 }
 

@@ -84,6 +84,7 @@ pub(crate) fn nhs(name: &str, address: &str, nbma: &str) -> Nhs {
         nbma: nbma.parse().ok(),
         priority: 0,
         cluster: 0,
+        learned: false,
         status: NhsStatus::Responding,
         state: State::Up,
         reason: String::new(),

@@ -1,0 +1,55 @@
+//! What a hub tells its clients of the network's hubs, and what it means for itself to hand its clients on.
+
+use super::{Engine, Time};
+use crate::wire::{HUBS_HEADER, HubChunk, HubEntry, hub_flags};
+
+/// Type and length of the extension, and End after it.
+const FRAME: usize = 8;
+
+impl Engine {
+    /// The answer to what a client says of the list that it holds: `None` if there is nothing to tell. `used` bytes of
+    /// the packet are taken.
+    pub(crate) fn hub_list_reply(&self, held: &[u8], used: usize) -> Option<HubChunk> {
+        let held = HubChunk::decode(held).ok()?;
+        let notice = self.hub_list_notice()?;
+        let goes_on = held.generation == notice.generation;
+        if goes_on && !held.has(hub_flags::WANT) {
+            return Some(notice);
+        }
+        let first = if goes_on { held.first } else { 0 };
+        let mut left = usize::from(self.config.mtu.max(576)).saturating_sub(used + FRAME + HUBS_HEADER);
+        let rest = self.config.hub_list.get(usize::from(first)..).unwrap_or(&[]);
+        let mut entries = Vec::new();
+        for entry in rest {
+            let length = entry.length();
+            if length > left {
+                break;
+            }
+            left -= length;
+            entries.push(entry.clone());
+        }
+        let more = if entries.len() < rest.len() { hub_flags::MORE } else { 0 };
+        Some(HubChunk { flags: notice.flags | more, first, entries, ..notice })
+    }
+
+    /// Which list there is, without its entries.
+    pub(crate) fn hub_list_notice(&self) -> Option<HubChunk> {
+        let list = &self.config.hub_list;
+        let generation = HubEntry::generation(list);
+        let notice = HubChunk { flags: hub_flags::TOLD, generation, ..HubChunk::default() };
+        (!list.is_empty()).then_some(notice)
+    }
+
+    /// Clients hear that there is another list: with their prefixes.
+    pub(crate) fn hub_list_changed(&mut self, now: Time) {
+        self.announcer.generation = self.announcer.generation.wrapping_add(1);
+        self.list_changed(now);
+    }
+
+    /// Whether this hub hands its clients on: it takes no new ones, as long as there is another hub for them.
+    pub(crate) fn drains(&self) -> bool {
+        let own = |entry: &&HubEntry| entry.overlay.iter().any(|address| self.is_local(*address));
+        let list = &self.config.hub_list;
+        list.iter().find(own).is_some_and(|entry| entry.draining) && list.iter().any(|entry| !entry.draining)
+    }
+}
