@@ -12,6 +12,7 @@
 mod addresses;
 mod conflicts;
 mod findings;
+mod hierarchy;
 mod join;
 pub mod manifest;
 mod model;

@@ -33,6 +33,8 @@ pub(crate) struct HubView<'a> {
     /// Its index in `spec.hubs`.
     pub(crate) index: usize,
     pub(crate) addresses: Vec<IpAddr>,
+    /// What it announces in place of what lies inside.
+    pub(crate) advertise: Vec<Cidr>,
 }
 
 /// A static mapping with its texts read.
@@ -199,15 +201,7 @@ impl<'a> Network<'a> {
             let field = format!("spec.hubs[{index}]");
             let addresses = self.hub_addresses(hub, &field);
             let reachable = self.check_nbma(hub, &field);
-            for (i, other) in hub.registers_to.iter().enumerate() {
-                if *other == hub.name || !names.contains(other.as_str()) {
-                    let message = format!(
-                        "{other} is no other hub of this network: use one of {}",
-                        join_others(&names, hub)
-                    );
-                    self.faults.degrade(Reason::Invalid, format!("{field}.registersTo[{i}]"), message);
-                }
-            }
+            self.check_parents(hub, &names, &field);
             if let Some(key) =
                 hub.node_selector.iter().flatten().map(|(k, _)| k).find(|k| !bounds::is_label_key(k))
             {
@@ -224,10 +218,12 @@ impl<'a> Network<'a> {
                 self.faults.degrade(Reason::Invalid, format!("{field}.name"), message);
                 continue;
             }
+            let advertise = self.summaries(hub, &field);
             if let (Some(addresses), true) = (addresses, reachable) {
-                self.hubs.insert(hub.name.clone(), HubView { hub, index, addresses });
+                self.hubs.insert(hub.name.clone(), HubView { hub, index, addresses, advertise });
             }
         }
+        self.check_circles();
         if self.running_hubs().is_empty() {
             let message = match self.object.spec.hubs.as_slice() {
                 [] => "the network has no hub: add one to spec.hubs with overlayAddresses and nbma",
@@ -406,7 +402,7 @@ fn join(prefixes: &[Cidr]) -> String {
     prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")
 }
 
-fn join_others(names: &BTreeSet<&str>, hub: &Hub) -> String {
+pub(crate) fn join_others(names: &BTreeSet<&str>, hub: &Hub) -> String {
     let others: Vec<&str> = names.iter().copied().filter(|n| *n != hub.name).collect();
     if others.is_empty() { "the names of other hubs".to_owned() } else { others.join(", ") }
 }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use crds::endpoint::{
-    Desired, EndpointAddress, EndpointExternal, EndpointMapping, EndpointNhrp, EndpointNhs,
+    Desired, EndpointAddress, EndpointChildHub, EndpointExternal, EndpointMapping, EndpointNhrp, EndpointNhs,
     EndpointRegistration, EndpointRouting, EndpointSubnet, EndpointTunnel, Role,
 };
-use crds::network::{Nbma, NhrpMode, Phase};
+use crds::network::{HubMode, Nbma, NhrpMode, Phase};
 use crds::{DmvpnEndpoint, DmvpnEndpointSpec, NETWORK_LABEL};
 
 use crate::names;
@@ -29,7 +29,7 @@ pub(crate) fn endpoint(
     let asleep = hub.is_none() && awake.is_empty();
     let shown = if asleep { &members } else { &awake };
     let settings = &network.object.spec;
-    let nhs = servers(network, hub);
+    let nhs = servers(network, hub, shown);
     let spec = DmvpnEndpointSpec {
         network: network.name.clone(),
         node_name: site.node.name.clone(),
@@ -45,8 +45,10 @@ pub(crate) fn endpoint(
         overlay: network.overlay.clone(),
         addresses: addresses(hub, shown),
         subnets: subnets(shown),
+        advertise: hub.map(|h| h.advertise.clone()).unwrap_or_default(),
         tunnel: tunnel(site, network, hub, &nhs)?,
         nhrp: nhrp(network, hub, shown),
+        child_hubs: hub.map(|h| children(network, h)).unwrap_or_default(),
         external: if hub.is_some() { externals(network, spokes) } else { Vec::new() },
         registration: EndpointRegistration { policy: settings.registration.policy },
         routing: EndpointRouting { protocol: settings.routing.protocol, metric: settings.routing.metric },
@@ -59,12 +61,20 @@ pub(crate) fn endpoint(
     Some(endpoint)
 }
 
-/// The hubs that it registers with: spokes with all that run (in Phase 1 with the best), hubs with those that they
-/// name.
-fn servers(network: &Network<'_>, hub: Option<&HubView<'_>>) -> Vec<EndpointNhs> {
+/// The hubs that it registers with: hubs with those that they name, spokes with those that one of them names, or, if
+/// one names none, with all that run (in Phase 1 with the best).
+fn servers(
+    network: &Network<'_>,
+    hub: Option<&HubView<'_>>,
+    members: &[(&Member, &Spoke<'_>)],
+) -> Vec<EndpointNhs> {
+    let named = |server: &HubView<'_>| {
+        let mut own = members.iter().map(|(_, spoke)| &spoke.object.spec.hubs);
+        own.any(|hubs| hubs.is_empty() || hubs.contains(&server.hub.name))
+    };
     let wanted = |server: &&HubView<'_>| match hub {
         Some(own) => own.hub.name != server.hub.name && own.hub.registers_to.contains(&server.hub.name),
-        None => true,
+        None => named(server),
     };
     let point_to_point = hub.is_none() && network.object.spec.phase == Phase::Phase1;
     network
@@ -93,6 +103,20 @@ fn nhs(network: &Network<'_>, server: &HubView<'_>) -> EndpointNhs {
 fn hub_list(network: &Network<'_>, hub: Option<&HubView<'_>>) -> Vec<EndpointNhs> {
     let told = hub.map(|_| network.running_hubs()).unwrap_or_default();
     told.into_iter().map(|server| EndpointNhs { identity: None, ..nhs(network, server) }).collect()
+}
+
+/// The hubs that register with this one.
+fn children(network: &Network<'_>, hub: &HubView<'_>) -> Vec<EndpointChildHub> {
+    let names_it = |other: &&HubView<'_>| {
+        let own = &hub.hub.name;
+        other.hub.name != *own && other.hub.mode != HubMode::Disabled && other.hub.registers_to.contains(own)
+    };
+    let child = |other: &HubView<'_>| EndpointChildHub {
+        name: other.hub.name.clone(),
+        overlay_addresses: other.addresses.clone(),
+        nbma: other.hub.nbma.clone(),
+    };
+    network.hubs.values().filter(names_it).map(child).collect()
 }
 
 fn addresses(hub: Option<&HubView<'_>>, members: &[(&Member, &Spoke<'_>)]) -> Vec<EndpointAddress> {

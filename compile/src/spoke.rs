@@ -114,6 +114,11 @@ impl<'a> Spoke<'a> {
                 self.faults.reject(reason, format!("spec.subnets[{i}].{part}"), message);
             }
         }
+        for (i, hub) in self.object.spec.hubs.iter().enumerate() {
+            if let Some(message) = network.no_such_hub(hub) {
+                self.faults.reject(Reason::Invalid, format!("spec.hubs[{i}]"), message);
+            }
+        }
         if self.external() && self.addresses.is_empty() {
             let message = format!(
                 "an External spoke needs the overlay address of its router: add overlayAddresses from the overlay of \

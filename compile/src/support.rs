@@ -59,10 +59,6 @@ const NETWORK: &[Row<DmvpnNetworkSpec>] = &[
         instead: "remove it; nothing proves an identity without IPsec",
     },
     Row {
-        asked: |s| hubs(s, |h| h.advertise.first().map(|_| ("advertise", text(&h.advertise)))),
-        instead: "remove it",
-    },
-    Row {
         asked: |s| hubs(s, |h| Some(("tunnelSource.vrf", text(h.tunnel_source.as_ref()?.vrf.as_ref()?)))),
         instead: "remove it",
     },

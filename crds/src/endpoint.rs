@@ -80,6 +80,10 @@ pub struct DmvpnEndpointSpec {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["cidr"])
     )]
     pub subnets: Vec<EndpointSubnet>,
+    /// Summaries and default routes that it tells in place of what lies inside them; on hubs only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "set"))]
+    pub advertise: Vec<Cidr>,
     /// The link.
     pub tunnel: EndpointTunnel,
     /// NHRP parameters.
@@ -91,6 +95,13 @@ pub struct DmvpnEndpointSpec {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub nhs: Vec<EndpointNhs>,
+    /// Hubs that register with this one and speak for those behind them; on hubs only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 32),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub child_hubs: Vec<EndpointChildHub>,
     /// External spokes and their prefixes; on hubs only.
     #[serde(default)]
     #[schemars(
@@ -287,6 +298,21 @@ pub struct EndpointNhs {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "bounds::identity")]
     pub identity: Option<String>,
+}
+
+/// A hub that registers with this one.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointChildHub {
+    /// Hub name.
+    #[schemars(schema_with = "bounds::label")]
+    pub name: String,
+    /// Overlay addresses, one a family.
+    #[schemars(length(max = 2), extend("x-kubernetes-list-type" = "atomic"))]
+    pub overlay_addresses: Vec<IpAddr>,
+    /// Underlay addresses or names: from elsewhere it counts as a spoke like any other.
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
+    pub nbma: Vec<crate::network::Nbma>,
 }
 
 /// An external router.

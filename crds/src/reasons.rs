@@ -60,6 +60,7 @@ reasons! {
     HubIncomplete: "A hub lacks overlayAddresses or nbma.", "Add them in spec.hubs.";
     HubOnSeveralNodes: "The labels of a hub are on several nodes.", "Leave the label on one node only.";
     HubsShareNode: "Two hubs of the network are on one node.", "Move the label of one of them to another node.";
+    HubCircle: "Hubs register with each other in a circle.", "Take one of them out of registersTo.";
     OverlappingOverlay: "Two prefixes of one overlay overlap, or two networks on one node have the same overlay.",
         "Use prefixes that do not overlap.";
     OverlappingSubnets: "Two spokes of the network have overlapping subnets.",

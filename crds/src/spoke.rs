@@ -77,6 +77,10 @@ pub struct DmvpnSpokeSpec {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["cidr"])
     )]
     pub subnets: Vec<Subnet>,
+    /// Hubs of the network that it registers with (those of its region); none: with all that are Active.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "bounds::labels")]
+    pub hubs: Vec<String>,
     /// Whether the pod prefixes of the node are announced.
     #[serde(default, rename = "podCIDRPolicy")]
     pub pod_cidr_policy: PodCidrPolicy,

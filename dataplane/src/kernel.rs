@@ -150,6 +150,22 @@ impl Kernel {
         }
     }
 
+    /// The IPv4 routes of the main table that are not ours.
+    ///
+    /// # Errors
+    /// When the kernel refuses the dump.
+    pub async fn underlay(&self) -> Result<Vec<Route>, Error> {
+        let mut requests = self.requests.lock().await;
+        let answer = requests.dump("dump the main table", encode::dump_main_table()).await?;
+        let routes = answer.iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewRoute(m) => decode::route(m),
+            _ => None,
+        });
+        let foreign =
+            routes.filter(|(route, protocol)| *protocol != PROTOCOL && route.table == encode::MAIN_TABLE);
+        Ok(foreign.map(|(route, _)| route).collect())
+    }
+
     /// Counters of a link since it was made.
     ///
     /// # Errors

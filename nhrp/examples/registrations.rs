@@ -84,6 +84,8 @@ fn configuration() -> Config {
     Config {
         names: Vec::new(),
         hub_list: Vec::new(),
+        advertise: Vec::new(),
+        child_hubs: Vec::new(),
         fallback_seconds: 0,
         link: LINK,
         nbma: Some(HUB_NBMA.into()),

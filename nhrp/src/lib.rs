@@ -17,7 +17,7 @@ mod engine;
 pub mod wire;
 
 pub use engine::{
-    AnnouncedState, BindingState, ByType, Config, Counters, DropReason, Engine, Event, External,
+    AnnouncedState, BindingState, ByType, ChildHub, Config, Counters, DropReason, Engine, Event, External,
     HubListState, Input, KnownHub, LinkId, Multicast, Nhs, NhsPhase, NhsState, Origin, Output, Phase,
     RequesterState, RouteKind, Rule, Secret, ShortcutPhase, ShortcutState, Snapshot, Source, StaticBinding,
     Time, Uniqueness,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use crds::Reason;
 use crds::endpoint::DmvpnEndpointSpec;
-use dataplane::model::{Observed, Op};
+use dataplane::model::{Observed, Op, Route};
 use ipnet::IpNet;
 use nhrp::{Engine, Event, Input, Output, Snapshot, Time};
 use tracing::{debug, info, warn};
@@ -41,6 +41,8 @@ pub struct Drained {
     pub packets: Vec<(IpAddr, Vec<u8>)>,
     /// Shortcuts whose use is asked for.
     pub queries: Vec<IpNet>,
+    /// A default route waits for somebody to look at the underlay.
+    pub blind: bool,
 }
 
 /// One tunnel.
@@ -253,6 +255,7 @@ impl Tunnel {
         }
         let (Some(engine), Some(wanted)) = (&mut self.engine, &mut self.wanted) else { return drained };
         let mut hubs_changed = false;
+        let pins = wanted.pins().unwrap_or_default();
         while let Some(output) = engine.poll_output() {
             match output {
                 Output::Send { to, bytes, .. } => drained.packets.push((to, bytes)),
@@ -272,6 +275,10 @@ impl Tunnel {
                 }
             }
         }
+        let (first, last) = plan::pins::changes(&pins, &wanted.pins().unwrap_or_default());
+        drained.ops.splice(0..0, first);
+        drained.ops.extend(last);
+        drained.blind = wanted.default_gateway().is_some() && wanted.underlay.is_none();
         if hubs_changed {
             let before = wanted.fixed.clone();
             self.choose_gateway();
@@ -289,6 +296,21 @@ impl Tunnel {
     /// When what the log held back has to be told.
     pub fn told_at(&self) -> Option<Time> {
         self.chatter.due()
+    }
+
+    /// The underlay was looked at for a default route that waited for it; its changes.
+    pub fn see_underlay(&mut self, underlay: Vec<Route>) -> Vec<Op> {
+        let Some(wanted) = &mut self.wanted else { return Vec::new() };
+        wanted.underlay = Some(underlay);
+        let Some(pins) = wanted.pins() else {
+            let network = &self.spec.network;
+            warn!(
+                network,
+                "a hub's default route is not put in: the underlay has no route of its own to the hub"
+            );
+            return Vec::new();
+        };
+        pins.into_iter().chain(wanted.default_route(self.link)).map(Op::PutRoute).collect()
     }
 
     /// The hub that the overlay as a whole is routed by: the engine's choice, else the best configured.

@@ -8,7 +8,7 @@ use dataplane::model::{Address, GreLink, Link, Neighbour, Observed, Op, Route, T
 use ipnet::IpNet;
 use nhrp::{LinkId, Output, RouteKind};
 use node_agent::plan::diff::{self, LinkStep};
-use node_agent::plan::{Wanted, adopt};
+use node_agent::plan::{Wanted, adopt, pins};
 
 const LINK: u32 = 7;
 
@@ -93,7 +93,7 @@ impl Model {
                 Op::AddAddress(a) => kernel.addresses.push(a.clone()),
                 Op::DeleteAddress(a) => kernel.addresses.retain(|b| b != a),
                 Op::PutRoute(r) => {
-                    if let Target::Link { link, via: Some(via) } = r.target {
+                    if let Target::Link { link: link @ LINK, via: Some(via) } = r.target {
                         let known = kernel.neighbours.iter().any(|n| n.link == link && n.overlay == via);
                         assert!(known, "route {r:?} before its next hop's neighbour");
                     }
@@ -318,4 +318,89 @@ fn a_hub_takes_back_from_the_kernel_what_the_snapshot_lacks() {
     assert_eq!((binding.overlay, binding.nbma), (ip("10.255.0.13"), ip("198.18.0.2")));
     assert_eq!(binding.prefixes, [net("10.3.0.0/24")]);
     assert_eq!(binding.expires_ms, Some(600_000));
+}
+
+/// A route of the underlay, by its gateway on link 2.
+fn underlay(prefix: &str, via: Option<&str>, metric: u32) -> Route {
+    let target = Target::Link { link: 2, via: via.map(ip) };
+    Route { prefix: net(prefix), table: 254, metric, target, source: None }
+}
+
+fn default_by_hub() -> Output {
+    let (link, kind) = (LinkId(LINK), RouteKind::Announced);
+    Output::InstallRoute { link, prefix: net("0.0.0.0/0"), via: ip("10.255.0.1"), kind }
+}
+
+#[test]
+fn default_route_by_the_tunnel_leaves_its_own_packets_on_the_underlay() {
+    let mut kernel = Model(foreign());
+    let mut wanted = wanted();
+    kernel.apply(&[Op::CreateGre(wanted.link.clone())]);
+    assert_eq!(wanted.learn(&default_by_hub(), LINK), None, "not before the underlay was looked at");
+    assert!(wanted.routes(LINK).all(|route| route.prefix != net("0.0.0.0/0")));
+    // Nothing there but the way to somewhere else: the hub could not be reached any more.
+    wanted.underlay = Some(vec![underlay("198.51.100.0/30", None, 0)]);
+    kernel.apply(&diff::changes(&wanted, LINK, &kernel.0.clone()));
+    assert!(kernel.0.routes.iter().all(|route| route.prefix.prefix_len() > 0));
+    // One spoke of the two is reached by the default route, the other by a way of its own.
+    let by_default = underlay("0.0.0.0/0", Some("198.51.100.1"), 1024);
+    wanted.underlay = Some(vec![by_default, underlay("203.0.113.0/24", Some("198.51.100.2"), 0)]);
+    let changes = diff::changes(&wanted, LINK, &kernel.0);
+    let pin = Route { metric: 214, ..underlay("192.0.2.2/32", Some("198.51.100.1"), 0) };
+    let at = |wanted: &dyn Fn(&Route) -> bool| {
+        changes.iter().position(|op| matches!(op, Op::PutRoute(route) if wanted(route)))
+    };
+    let (pinned, put) = (at(&|route| *route == pin), at(&|route| route.prefix == net("0.0.0.0/0")));
+    assert!(pinned.expect("a pin") < put.expect("the default route"));
+    kernel.apply(&changes);
+    assert!(wanted.has_route(&pin, LINK));
+    assert_eq!(kernel.0.routes.iter().filter(|route| route.metric == 214).count(), 1);
+    assert_eq!(diff::changes(&wanted, LINK, &kernel.0), Vec::new());
+    assert!(pins::stale(&[&wanted], &kernel.0).is_empty());
+    // The uplink changes: the pin follows, in place.
+    wanted.underlay = Some(vec![underlay("0.0.0.0/0", Some("198.51.100.9"), 1024)]);
+    kernel.apply(&diff::changes(&wanted, LINK, &kernel.0.clone()));
+    kernel.apply(&pins::stale(&[&wanted], &kernel.0.clone()));
+    let pinned: Vec<_> = kernel.0.routes.iter().filter(|route| route.metric == 214).cloned().collect();
+    assert_eq!(pinned.len(), 2, "and the other spoke now goes by default too: {pinned:?}");
+    assert!(
+        pinned.iter().all(|route| route.target == Target::Link { link: 2, via: Some(ip("198.51.100.9")) })
+    );
+    // The hub takes it back: the default route goes first, then what it needed.
+    let before = wanted.pins().expect("pins");
+    let (link, kind) = (LinkId(LINK), RouteKind::Announced);
+    let gone = wanted.learn(&Output::RemoveRoute { link, prefix: net("0.0.0.0/0"), kind }, LINK);
+    kernel.apply(&[gone.expect("a change")]);
+    let (first, last) = pins::changes(&before, &wanted.pins().unwrap_or_default());
+    assert!(first.is_empty() && last.len() == 2);
+    kernel.apply(&last);
+    assert!(kernel.0.routes.iter().all(|route| route.metric != 214 && route.prefix.prefix_len() > 0));
+}
+
+#[test]
+fn foreign_routes_that_look_like_pins_stay() {
+    let mut kernel = foreign();
+    kernel.routes = vec![
+        underlay("192.0.2.2/32", Some("198.51.100.1"), 0),
+        Route { metric: 214, ..underlay("192.0.2.0/24", Some("198.51.100.1"), 0) },
+        Route { metric: 214, table: 100, ..underlay("192.0.2.2/32", Some("198.51.100.1"), 0) },
+    ];
+    assert_eq!(pins::stale(&[], &kernel), Vec::new());
+    kernel.routes.push(Route { metric: 214, ..underlay("192.0.2.2/32", Some("198.51.100.1"), 0) });
+    assert_eq!(pins::stale(&[], &kernel).len(), 1);
+}
+
+#[test]
+fn summaries_end_at_the_hub_that_tells_them() {
+    let mut spec = spec();
+    spec.role = crds::endpoint::Role::HubSpoke;
+    spec.advertise =
+        ["10.1.0.0/16", "10.255.1.0/24", "0.0.0.0/0"].map(|net| net.parse().expect("prefix")).into();
+    let wanted = Wanted::new(&spec, ip("198.51.100.2"));
+    let ends: Vec<_> = wanted
+        .routes(LINK)
+        .filter(|route| route.target == Target::Unreachable)
+        .map(|route| route.prefix)
+        .collect();
+    assert_eq!(ends, ["10.1.0.0/16", "10.255.0.0/16", "10.255.1.0/24"].map(net));
 }

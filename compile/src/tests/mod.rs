@@ -3,6 +3,7 @@
 mod addressing;
 mod conflicts;
 mod endpoints;
+mod hierarchy;
 mod order;
 mod unsupported;
 

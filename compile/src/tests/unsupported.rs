@@ -42,7 +42,6 @@ fn networks_that_ask_for_more_are_refused() {
         ("Phase3", "Phase1\n  nhrp: {mode: Disabled}", "spec.nhrp.mode: Disabled"),
         ("Phase3", "Phase2", "spec.phase: Phase2 is not supported by this version: use Phase3"),
         ("name: hub1,", "name: hub1, identity: h.example.net,", "spec.hubs[0].identity: h.example.net"),
-        ("name: hub1,", "name: hub1, advertise: [0.0.0.0/0],", "spec.hubs[0].advertise: "),
         ("name: hub1,", "name: hub1, tunnelSource: {vrf: red},", "spec.hubs[0].tunnelSource.vrf: red"),
     ] {
         let compiled = compile(&inputs(&network("branches", "").replace(from, to), &[]));

@@ -219,11 +219,14 @@ pub struct Hub {
     /// Whether spokes use it.
     #[serde(default)]
     pub mode: HubMode,
-    /// Hubs that it registers with itself (hierarchy).
+    /// Hubs that it registers with itself, as a regional hub with central ones: it tells them what is behind it, and
+    /// its spokes what they tell. Two may name each other.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "bounds::labels")]
     pub registers_to: Vec<String>,
-    /// Summaries or a default route that it announces to spokes.
+    /// Summaries and default routes that it announces in place of all that lies inside them. A hub that registers with
+    /// others announces them there too, but for default routes and what has the whole overlay in it: parts of the
+    /// overlay are for that alone. Traffic for what is in a summary and is nowhere ends here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "bounds::prefixes")]
     pub advertise: Vec<String>,

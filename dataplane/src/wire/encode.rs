@@ -22,6 +22,8 @@ use crate::Error;
 use crate::model::{Address, GreLink, Neighbour, PROTOCOL, Route, Target};
 use crate::names;
 
+/// The main routing table.
+pub(crate) const MAIN_TABLE: u32 = 254;
 /// The metric that IPv6 routes get when none is given; the kernel has no 0 there.
 pub(crate) const IPV6_DEFAULT_METRIC: u32 = 1024;
 
@@ -200,6 +202,14 @@ pub(crate) fn dump_routes(family: AddressFamily) -> Request {
     let mut message = RouteMessage::default();
     message.header.address_family = family;
     message.header.protocol = RouteProtocol::Other(PROTOCOL);
+    Request { message: RouteNetlinkMessage::GetRoute(message), flags: NLM_F_DUMP }
+}
+
+/// All IPv4 routes of the main table; the kernel filters.
+pub(crate) fn dump_main_table() -> Request {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.attributes.push(RouteAttribute::Table(MAIN_TABLE));
     Request { message: RouteNetlinkMessage::GetRoute(message), flags: NLM_F_DUMP }
 }
 

@@ -7,7 +7,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::learn::Assembly;
+use super::hierarchy::Told;
+use super::learn::{Assembly, is_late};
 use super::timers::TimerKey;
 use super::{DropReason, Engine, Map, Received, Time};
 use crate::wire::{Builder, Cie, ENTRY_V4, ENTRY_V6, LIST_HEADER, PacketType, PrefixChunk, ext, list_flags};
@@ -27,8 +28,13 @@ pub(crate) struct Announcer {
     /// A change waits for the gathering time to end.
     dirty: bool,
     last_flush: Time,
-    /// The list as it is told, with the next hop of each, by family (IPv4 first).
-    lists: [Vec<(IpNet, Option<IpAddr>)>; 2],
+    /// The list as clients are told it, with the next hop of each, by family (IPv4 first).
+    lists: [Told; 2],
+    /// The same as NHSs of ours are told it, and how often it changed.
+    pub(crate) below: [Told; 2],
+    pub(crate) below_generation: u32,
+    /// What an NHS tells has changed.
+    pub(crate) stale: bool,
     clients: Map<IpAddr, Client>,
     /// Lists of clients that come in chunks.
     pub(crate) assemblies: Map<IpAddr, Assembly>,
@@ -49,6 +55,8 @@ struct Client {
     told: Option<(u32, u32)>,
     /// A push that waits for its answer.
     push: Option<Push>,
+    /// Generation of its own list that was begun last.
+    own: Option<u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -65,6 +73,13 @@ struct Push {
 }
 
 impl Engine {
+    /// Whether what NHSs of ours told has changed what we tell.
+    pub(crate) fn settle_list(&mut self, now: Time) {
+        if std::mem::take(&mut self.announcer.stale) {
+            self.list_changed(now);
+        }
+    }
+
     /// The list of reachable prefixes changed: everybody hears, soon.
     pub(crate) fn list_changed(&mut self, now: Time) {
         if !self.config.server || self.announcer.dirty {
@@ -87,21 +102,23 @@ impl Engine {
         for client in clients {
             self.push(now, client);
         }
+        self.tell_nhss(now);
     }
 
-    /// Makes the list anew; a generation that changes nothing is none.
+    /// Makes the lists anew; a generation that changes nothing is none.
     pub(crate) fn rebuild_list(&mut self) {
-        let mut lists: [Vec<(IpNet, Option<IpAddr>)>; 2] = Default::default();
-        let own = self.config.subnets.iter().map(|net| (net.trunc(), None));
-        let others = self.prefixes.iter().map(|(net, owner)| (net, Some(owner.via)));
-        for (net, via) in own.chain(others) {
-            let [v4, v6] = &mut lists;
-            if net.addr().is_ipv4() { v4.push((net, via)) } else { v6.push((net, via)) }
+        let lists = self.told_to_clients();
+        let below = self.told_to_nhss();
+        let changed = lists != self.announcer.lists;
+        let announcer = &mut self.announcer;
+        if below != announcer.below {
+            announcer.below_generation = announcer.below_generation.wrapping_add(1);
         }
-        if lists != self.announcer.lists {
-            self.announcer.generation = self.announcer.generation.wrapping_add(1);
-            self.announcer.lists = lists;
+        if changed || below != announcer.below {
+            announcer.generation = announcer.generation.wrapping_add(1);
         }
+        announcer.lists = lists;
+        announcer.below = below;
     }
 
     /// What a registration reply says about the list: all of it if the client lacks it and it fits, else nothing,
@@ -151,7 +168,8 @@ impl Engine {
     /// As many entries of the list from `from` on as fit into `room` bytes, without the client's own; where the next
     /// slice begins, and whether there is none.
     fn slice_of_list(&self, client: IpAddr, from: usize, room: usize) -> (Vec<IpNet>, usize, bool) {
-        let [v4, v6] = &self.announcer.lists;
+        let nhs = self.is_nhs_overlay(client);
+        let [v4, v6] = if nhs { &self.announcer.below } else { &self.announcer.lists };
         let (list, size) = if client.is_ipv4() { (v4, ENTRY_V4) } else { (v6, ENTRY_V6) };
         let most = (room / size).max(1);
         let mut part = Vec::new();
@@ -271,6 +289,16 @@ impl Engine {
             self.timers.cancel(TimerKey::Push(client));
         }
         true
+    }
+
+    /// A client begins to tell its own list: whether a newer one has overtaken it on the way.
+    pub(crate) fn is_late(&mut self, client: IpAddr, chunk: &PrefixChunk) -> bool {
+        let own = &mut self.announcer.clients.entry(client).or_default().own;
+        let late = own.is_some_and(|last| is_late(last, chunk.generation));
+        if !late {
+            *own = Some(chunk.generation);
+        }
+        late
     }
 
     /// The client is gone, or no longer knows the extension.

@@ -38,7 +38,7 @@ impl Engine {
             return;
         };
         let asked = shortcut.asked;
-        let nhs = shortcut.nhs;
+        let (nhs, limit) = (shortcut.nhs, shortcut.limit);
         let Some(cie) = received.packet.cies().next() else {
             return self.drop(now, DropReason::Malformed, Some(from));
         };
@@ -88,7 +88,7 @@ impl Engine {
         if let Some(prefix) = self.tunnelled(nbma).filter(|_| self.enforced(Rule::PrefixUnderlay)) {
             return self.negative(now, key, format!("{nbma} lies in {prefix}, which the tunnel leads to"));
         }
-        let Some((prefix, covering)) = self.believable(asked, cie.prefix_of(asked), nbma) else {
+        let Some((prefix, covering)) = self.believable(asked, cie.prefix_of(asked), limit, nbma) else {
             return self.negative(now, key, "the destination is a tunnel's underlay address".into());
         };
         self.asks.remove(&header.request_id);
@@ -106,9 +106,16 @@ impl Engine {
         self.answered.push_back(id);
     }
 
-    /// What of the answered prefix is believed: never more than the route by the hub that covers it, never what is
-    /// ours, never a tunnel end.
-    fn believable(&self, asked: IpAddr, told: IpNet, nbma: IpAddr) -> Option<(IpNet, Option<IpNet>)> {
+    /// What of the answered prefix is believed: never more than the route by the hub that covers it, nor than the
+    /// prefix by which the hub itself routes it (`limit`: our route may be a summary, or a default route), never what
+    /// is ours, never a tunnel end.
+    fn believable(
+        &self,
+        asked: IpAddr,
+        told: IpNet,
+        limit: Option<IpNet>,
+        nbma: IpAddr,
+    ) -> Option<(IpNet, Option<IpNet>)> {
         let host = IpNet::from(asked);
         if !self.enforced(Rule::ClampToCovering) {
             return Some((told, None));
@@ -123,14 +130,12 @@ impl Engine {
             return Some((host, covering));
         }
         let shortest = if asked.is_ipv4() { SHORTEST.0 } else { SHORTEST.1 };
-        let Some(cover) = covering.filter(|cover| cover.prefix_len() > 0) else {
-            // No route of ours says how far the answer may go (a hub without our extension, a default route).
-            let fits = covering.is_some() && told.prefix_len() >= shortest && self.is_harmless(told, nbma);
-            return Some((if fits { told } else { host }, covering));
-        };
-        let prefix = if told.prefix_len() < cover.prefix_len() { cover } else { told };
+        let bounds = covering.into_iter().chain(limit).filter(|bound| bound.prefix_len() > 0);
+        // Where nothing says how far an answer may go (a hub without our extension), it goes for the host alone.
+        let bound = bounds.max_by_key(IpNet::prefix_len).unwrap_or(host);
+        let prefix = if told.prefix_len() < bound.prefix_len() { bound } else { told };
         let fits = prefix.prefix_len() >= shortest && self.is_harmless(prefix, nbma);
-        Some((if fits { prefix } else { host }, Some(cover)))
+        Some((if fits { prefix } else { host }, covering))
     }
 
     fn is_harmless(&self, prefix: IpNet, nbma: IpAddr) -> bool {

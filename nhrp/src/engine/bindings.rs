@@ -125,6 +125,7 @@ impl Engine {
             self.forget_nat(overlay, old);
         }
         self.end_moved(before.map(|old| old.nbma), (!local).then_some(nbma));
+        self.host_listed(now);
         if install {
             self.clear_way_to(now, nbma);
             self.install_host(overlay, nbma, installed.is_none());
@@ -182,6 +183,7 @@ impl Engine {
         self.forget_nat(overlay, &binding);
         self.timers.cancel(TimerKey::Binding(overlay));
         self.forget_push(overlay);
+        self.host_listed(now);
         if source != Source::Local {
             let link = self.config.link;
             let prefix = IpNet::from(overlay);

@@ -36,12 +36,16 @@ pub struct Config {
     pub overlay: Vec<IpNet>,
     /// Prefixes behind this node: announced with the registration, and answered for as egress.
     pub subnets: Vec<IpNet>,
+    /// Summaries and default routes that a hub tells in place of what lies inside them.
+    pub advertise: Vec<IpNet>,
     /// Hubs this node registers with.
     pub nhs: Vec<Nhs>,
     /// Addresses of the host names that hubs told us (see [`super::Engine::host_names`]).
     pub names: Vec<(String, Vec<IpAddr>)>,
     /// The hubs of the network, as this hub tells them to its clients; empty: nothing is told.
     pub hub_list: Vec<HubEntry>,
+    /// Hubs that register with this one: they speak for others besides themselves.
+    pub child_hubs: Vec<ChildHub>,
     /// Fixed bindings (`ip nhrp map`).
     pub statics: Vec<StaticBinding>,
     /// Prefixes of routers that do not announce them themselves (External `DmvpnSpoke`s), by owner.
@@ -109,6 +113,17 @@ pub struct Nhs {
     pub max_connections: u8,
     /// It hands its clients on to others: it is left as soon as others serve.
     pub draining: bool,
+}
+
+/// A hub that registers with this one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChildHub {
+    /// Name for people.
+    pub name: String,
+    /// Overlay addresses, one a family.
+    pub overlay: Vec<IpAddr>,
+    /// Underlay addresses: from elsewhere it counts as a spoke like any other.
+    pub nbma: Vec<IpAddr>,
 }
 
 /// A fixed binding.

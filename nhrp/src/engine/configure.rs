@@ -46,6 +46,7 @@ impl Engine {
         if old.hub_list != new.hub_list {
             self.hub_list_changed(now);
         }
+        self.configure_child_hubs(now, &old, &new);
         self.configure_externals(now, &old, &new);
         if old.subnets != new.subnets {
             self.configure_subnets(now, &old, &new);
@@ -270,6 +271,17 @@ impl Engine {
         gone.into_iter().for_each(|overlay| self.unbind(now, overlay));
     }
 
+    /// Whose word counts for less than before starts from nothing: it tells its list again with the next registration.
+    fn configure_child_hubs(&mut self, now: Time, old: &Config, new: &Config) {
+        let changed = |hub: &&super::config::ChildHub| !new.child_hubs.contains(hub);
+        let overlays: Vec<_> =
+            old.child_hubs.iter().filter(changed).flat_map(|hub| hub.overlay.iter().copied()).collect();
+        overlays.into_iter().for_each(|overlay| self.release_prefixes(now, overlay));
+        if old.advertise != new.advertise {
+            self.list_changed(now);
+        }
+    }
+
     fn configure_externals(&mut self, now: Time, old: &Config, new: &Config) {
         if old.external == new.external {
             return;
@@ -290,7 +302,7 @@ impl Engine {
                         owner.external = Some(index);
                     }
                 }
-                None => self.remove_prefix(now, prefix),
+                None => self.untell_prefix(now, prefix, via),
             }
         }
         let owners: Vec<_> =

@@ -102,9 +102,7 @@ impl Engine {
             return;
         }
         if chunk.has(list_flags::FIRST) {
-            let age = registration.generation.map_or(0, |last| last.wrapping_sub(chunk.generation));
-            if (1..LATE_GENERATIONS).contains(&age) {
-                // Overtaken on the way by a newer list.
+            if registration.generation.is_some_and(|last| is_late(last, chunk.generation)) {
                 return;
             }
             registration.generation = Some(chunk.generation);
@@ -198,6 +196,7 @@ impl Engine {
         }
         let link = self.config.link;
         let kind = RouteKind::Announced;
+        self.announcer.stale = true;
         match best {
             Some(via) => {
                 if let Some(announced) = self.announced.get_mut(prefix) {
@@ -223,10 +222,19 @@ impl Engine {
     }
 
     pub(crate) fn announcement_refusal(&self, prefix: IpNet) -> Option<String> {
-        // A summary that covers our subnets is what hubs announce: our own routes are more specific and stay in force.
+        // A summary that covers our subnets is what hubs announce: our own routes are more specific and stay in force. A
+        // default route covers the underlay by its nature: the shell keeps the tunnel's own packets off it.
+        if prefix.prefix_len() == 0 {
+            return None;
+        }
         let nbma = self.underlay_inside(prefix)?;
         Some(format!("it contains the underlay address {nbma}: the tunnel would lead into itself"))
     }
+}
+
+/// Whether a list was overtaken on the way by the `last` one, which is newer.
+pub(crate) fn is_late(last: u32, generation: u32) -> bool {
+    (1..LATE_GENERATIONS).contains(&last.wrapping_sub(generation))
 }
 
 /// The prefix list of a packet if it is an NHS's list of what is reachable.

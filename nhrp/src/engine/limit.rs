@@ -174,9 +174,14 @@ impl<K: Hash + Eq> Limiter<K> {
         Self { interval_ms, bound, last: HashMap::default() }
     }
 
+    /// Whether `key` went so lately that it may not go again.
+    pub(crate) fn is_recent(&self, now: Time, key: &K) -> bool {
+        self.last.get(key).is_some_and(|last| now.since(*last) < self.interval_ms)
+    }
+
     /// Whether `key` may go now; counts it if so. When the table is full of recent keys nobody else may.
     pub(crate) fn allow(&mut self, now: Time, key: K) -> bool {
-        if self.last.get(&key).is_some_and(|last| now.since(*last) < self.interval_ms) {
+        if self.is_recent(now, &key) {
             return false;
         }
         if self.last.len() >= self.bound && !self.last.contains_key(&key) {

@@ -8,6 +8,7 @@
 //!   `announce`: what we tell clients; `multicast`: who gets it
 //! - `resolve`: requests and replies that we answer or pass on; `shortcut`: our own requests and their routes;
 //!   `answer`: what of the answers is believed; `path`: whether the egress is reached
+//! - `hierarchy`: hubs above and below, next hops
 //! - `redirect`: hairpins → Traffic Indications; `purge`; `fault`: Error Indications
 //!
 //! What all of them work on: `bindings` (overlay host → NBMA) and `routes` (prefix → overlay host). `configure` works
@@ -22,6 +23,7 @@ mod configure;
 mod counters;
 mod event;
 mod fault;
+mod hierarchy;
 mod hub_list;
 mod io;
 mod learn;
@@ -54,7 +56,7 @@ use ipnet::IpNet;
 use rustc_hash::FxBuildHasher;
 
 pub use client::KnownHub;
-pub use config::{Config, External, Nhs, Phase, Secret, StaticBinding, Uniqueness};
+pub use config::{ChildHub, Config, External, Nhs, Phase, Secret, StaticBinding, Uniqueness};
 pub use counters::{ByType, Counters, DropReason};
 pub use event::Event;
 pub use io::{Input, LinkId, Origin, Output, RouteKind, Time};
@@ -109,6 +111,8 @@ pub struct Engine {
     told: usize,
     /// Prefixes of others that lead to a binding: registered, external, static.
     prefixes: PrefixMap<routes::Owner>,
+    /// Who else tells such a prefix, in the order of arrival.
+    rivals: PrefixMap<Vec<IpAddr>>,
     hubs: Vec<client::Hub>,
     /// Lists of hubs that NHSs told us, the latest first.
     hub_lists: Vec<HubListState>,
@@ -188,6 +192,7 @@ impl Engine {
             PacketType::ErrorIndication => self.error_indication(now, &received),
             PacketType::TrafficIndication => self.traffic_indication(now, &received),
         }
+        self.settle_list(now);
     }
 
     /// The shell has something to say.
@@ -205,6 +210,7 @@ impl Engine {
             Input::Use { prefix, used } => self.shortcut_use(now, prefix, used),
             Input::Withdraw => self.withdraw(now),
         }
+        self.settle_list(now);
     }
 
     /// Time has passed: does all that is due.
@@ -225,6 +231,7 @@ impl Engine {
                 TimerKey::Sweep => self.sweep(now),
             }
         }
+        self.settle_list(now);
     }
 
     /// The next thing to do; call until it gives `None`, after every other call.
@@ -264,6 +271,7 @@ impl Engine {
             held: Map::default(),
             told: 0,
             prefixes: PrefixMap::new(),
+            rivals: PrefixMap::new(),
             hubs: Vec::new(),
             hub_lists: Vec::new(),
             gateway: (None, None),
@@ -334,7 +342,7 @@ impl Engine {
             PacketType::ResolutionRequest | PacketType::PurgeRequest => (Budget::Request, 1),
             _ => return true,
         };
-        if self.is_nhs(received.from) {
+        if self.is_hub(received.from) {
             return true;
         }
         self.timers.arm(TimerKey::Sweep, now.after(SWEEP_MS));

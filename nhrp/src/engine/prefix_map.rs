@@ -62,9 +62,14 @@ impl<V> PrefixMap<V> {
 
     /// The most specific prefix that contains all of `inner` (or is it).
     pub(crate) fn covering(&self, inner: IpNet) -> Option<(IpNet, &V)> {
+        self.all_covering(inner).next()
+    }
+
+    /// All prefixes that contain all of `inner`, the most specific first.
+    pub(crate) fn all_covering(&self, inner: IpNet) -> impl Iterator<Item = (IpNet, &V)> {
         let family = inner.addr().is_ipv4();
         let lengths = self.lengths.range((family, 0)..=(family, inner.prefix_len()));
-        lengths.rev().find_map(|((_, length), _)| {
+        lengths.rev().filter_map(move |((_, length), _)| {
             let prefix = IpNet::new(inner.addr(), *length).ok()?.trunc();
             self.map.get(&prefix).map(|value| (prefix, value))
         })
@@ -121,6 +126,8 @@ mod tests {
         assert!(map.longest("fe80::1".parse().unwrap()).is_none());
         assert_eq!(map.covering(net("10.1.0.0/16")).unwrap().0, net("10.1.0.0/16"));
         assert_eq!(map.covering(net("10.1.3.0/25")).unwrap().0, net("10.1.0.0/16"));
+        let covering: Vec<_> = map.all_covering(net("10.1.2.3/32")).map(|(prefix, _)| prefix).collect();
+        assert_eq!(covering, ["10.1.2.0/24", "10.1.0.0/16", "10.0.0.0/8", "0.0.0.0/0"].map(net));
         let inside: Vec<_> = map.inside(net("10.1.0.0/16")).map(|(prefix, _)| prefix).collect();
         assert_eq!(inside, [net("10.1.0.0/16"), net("10.1.0.0/24"), net("10.1.2.0/24")]);
         map.remove(net("10.1.2.0/24"));

@@ -3,8 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::config::Phase;
+use super::hierarchy::NextHop;
 use super::{DropReason, Engine, Time};
-use crate::wire::{Builder, Cie, PacketType, ext};
+use crate::wire::{Builder, Cie, PacketType, PrefixChunk, ext, list_flags};
 
 /// One indication a source and destination in this time.
 pub(crate) const PAIR_INTERVAL_MS: u64 = 2000;
@@ -24,16 +25,30 @@ impl Engine {
         let Some((src, dst)) = inner_addresses(packet) else {
             return self.drop(now, DropReason::HairpinMalformed, None);
         };
-        let (Some((src_via, source)), Some((dst_via, egress))) = (self.owner(src), self.owner(dst)) else {
+        let (Some(back), Some(onward)) = (self.next_hop(src), self.next_hop(dst)) else {
             return self.drop(now, DropReason::NoSpoke, None);
         };
-        let to = source.nbma;
-        // Who knows our extensions may look for the way to the egress while it asks for it.
-        let hint = Cie { nbma: Some(egress.nbma), proto: Some(dst_via), ..Cie::default() };
-        let hint = source.extended.then_some(hint);
-        if src_via == dst_via {
-            return self.drop(now, DropReason::Loop, Some(to));
+        if back.via == onward.via {
+            return self.drop(now, DropReason::Loop, Some(back.nbma));
         }
+        // From above: the hubs there redirect their own. By a default route: whoever has that is the way out, and
+        // each destination out there would be asked for in vain.
+        if self.is_nhs_overlay(back.via) || onward.prefix.prefix_len() == 0 {
+            return;
+        }
+        self.indicate(now, packet, (src, dst), back, onward);
+    }
+
+    /// Tells the client by which `packet` came (of `src` and `dst`) that there is a shorter way. A hub passes it on.
+    fn indicate(
+        &mut self,
+        now: Time,
+        packet: &[u8],
+        (src, dst): (IpAddr, IpAddr),
+        client: NextHop,
+        onward: NextHop,
+    ) {
+        let to = client.nbma;
         let Some(local) = self.local_like(src) else {
             return self.drop(now, DropReason::NoAddress, None);
         };
@@ -45,12 +60,34 @@ impl Engine {
         }
         let even = packet.len().min(PAYLOAD) & !1;
         let builder = Builder::new(&header).payload(packet.get(..even).unwrap_or(packet));
-        let builder = self.authenticated(builder, None);
-        let builder = match hint {
-            Some(hint) => builder.extension_cies(false, ext::EGRESS, &[hint]),
-            None => builder,
-        };
+        let mut builder = self.authenticated(builder, None);
+        if self.bindings.get(&client.via).is_some_and(|binding| binding.extended) {
+            let flags = list_flags::REACHABLE;
+            let chunk = PrefixChunk { flags, prefixes: vec![onward.prefix], ..PrefixChunk::default() };
+            builder = builder.extension(false, ext::PREFIXES, &chunk.encode());
+            // It may look for the way to the egress while it asks for it; another hub is none.
+            if !self.is_hub(onward.nbma) {
+                let hint = Cie { nbma: Some(onward.nbma), proto: Some(onward.via), ..Cie::default() };
+                builder = builder.extension_cies(false, ext::EGRESS, &[hint]);
+            }
+        }
         self.send(PacketType::TrafficIndication, to, builder.finish());
+    }
+
+    /// An indication from above about traffic of a client of ours: it hears it from us, unless it has heard it
+    /// already, since we turned the packet too. Says whether it was one.
+    pub(crate) fn pass_indication(&mut self, now: Time, packet: &[u8], src: IpAddr, dst: IpAddr) -> bool {
+        if !self.config.server || self.is_ours(src) {
+            return false;
+        }
+        let (Some(client), Some(onward)) = (self.next_hop(src), self.next_hop(dst)) else { return false };
+        if self.is_nhs_overlay(client.via) || !self.is_nhs_overlay(onward.via) {
+            return false;
+        }
+        if !self.redirects.is_recent(now, &(src, dst)) {
+            self.indicate(now, packet, (src, dst), client, onward);
+        }
+        true
     }
 }
 

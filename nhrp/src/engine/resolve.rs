@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::bindings::Binding;
+use super::hierarchy::NextHop;
 use super::requesters::Requester;
 use super::snapshot::Source;
 use super::timers::TimerKey;
@@ -95,7 +96,8 @@ impl Engine {
         let Some(local) = self.local_like(received.header().src_proto) else {
             return self.drop(now, DropReason::NoAddress, Some(received.from));
         };
-        let to = self.requester_nbma(received);
+        // By the way that the request came: a refusal counts from the NHS that was asked, and from nobody else.
+        let to = if self.is_hub(received.from) { received.from } else { self.requester_nbma(received) };
         self.send_reply(received, to, local, &Cie { code: code.into(), ..Cie::default() });
     }
 
@@ -177,14 +179,14 @@ impl Engine {
         self.send(PacketType::ResolutionReply, to, builder.finish());
     }
 
-    /// Where the requester is reached: as an NHS of ours says, or as it claims, or where the packet came from.
+    /// Where the requester is reached: as another hub says, or as it claims, or where the packet came from.
     fn requester_nbma(&self, received: &Received<'_>) -> IpAddr {
         let header = received.header();
         let bound = self.bindings.get(&header.src_proto);
         if let Some(binding) = bound.filter(|it| it.source < Source::Resolved && it.source != Source::Local) {
             return binding.nbma;
         }
-        if self.is_nhs(received.from) || !self.enforced(Rule::NatTrust) {
+        if self.is_hub(received.from) || !self.enforced(Rule::NatTrust) {
             let nat = received.packet.extension(ext::NAT).and_then(|extension| extension.cies().ok());
             let public = nat.into_iter().flatten().find(|cie| cie.proto == Some(header.src_proto));
             return public.and_then(|cie| cie.nbma).unwrap_or(header.src_nbma);
@@ -203,7 +205,7 @@ impl Engine {
         let from = received.from;
         let requester_bound =
             self.bindings.get(&header.src_proto).filter(|it| it.source <= Source::Registered);
-        let known = requester_bound.is_some_and(|it| it.nbma == from) || self.is_nhs(from) || {
+        let known = requester_bound.is_some_and(|it| it.nbma == from) || self.is_hub(from) || {
             let last = records(received, ext::FORWARD_RECORD).last().and_then(|cie| cie.proto);
             last.and_then(|hub| self.bindings.get(&hub)).is_some_and(|it| it.nbma == from)
         };
@@ -221,16 +223,8 @@ impl Engine {
         if let Some(binding) = self.known_host(now, &header) {
             return self.answer_for(now, received, &binding);
         }
-        let next = match self.owner(header.dst_proto) {
-            Some((overlay, binding)) => Some((overlay, binding.nbma, binding.holding_time)),
-            None => self.announced.longest(header.dst_proto).and_then(|(_, announced)| {
-                let via = announced.via?;
-                Some((via, self.bindings.get(&via)?.nbma, 0))
-            }),
-        };
-        let Some((via, to, holding_time)) =
-            next.filter(|(via, to, _)| *to != from && *via != header.src_proto)
-        else {
+        let elsewhere = |next: &NextHop| next.nbma != from && next.via != header.src_proto;
+        let Some(next) = self.next_hop(header.dst_proto).filter(elsewhere) else {
             return self.answer_nothing(now, received);
         };
         if header.hop_count <= 1 && self.enforced(Rule::HopCount) {
@@ -240,22 +234,25 @@ impl Engine {
         let seen = client.map(|(nbma, _)| nat_cie(nbma, header.src_proto));
         let bytes = self.passed(received, ext::FORWARD_RECORD, seen, Some(header.src_nbma));
         let bounded = self.enforced(Rule::TableBounds);
-        self.forwarded.insert(now, (header.src_proto, header.request_id), to, from, bounded);
+        self.forwarded.insert(now, (header.src_proto, header.request_id), next.nbma, from, bounded);
         self.timers.arm(TimerKey::Sweep, now.after(SWEEP_MS));
         if !self.has_unknown_compulsory(received) {
-            let seconds = if holding_time == 0 { self.config.holding_time } else { holding_time };
-            let covering = self.prefixes.longest(header.dst_proto).map(|(prefix, _)| prefix);
+            // A hub answers for others, who may have longer holding times than it has itself.
+            let own = self.config.holding_time;
+            let seconds = if self.is_hub(next.nbma) { own.max(next.holding_time) } else { next.holding_time };
+            let seconds = if seconds == 0 { own } else { seconds };
             let requester = Requester {
                 overlay: header.src_proto,
                 asked: header.dst_proto,
                 nbma: from,
                 request_id: header.request_id,
-                prefix: covering.unwrap_or_else(|| IpNet::from(header.dst_proto)),
+                // By default or by the overlay as a whole, nothing is known but the destination.
+                prefix: if self.is_gathering(next.prefix) { header.dst_proto.into() } else { next.prefix },
                 until: now.after(u64::from(seconds) * 1000),
             };
-            self.remember(now, via, requester);
+            self.remember(now, next.via, requester);
         }
-        self.pass_on(PacketType::ResolutionRequest, to, bytes);
+        self.pass_on(PacketType::ResolutionRequest, next.nbma, bytes);
     }
 
     /// To a probe, to a request of our own, or to one that we passed on.

@@ -125,6 +125,8 @@ impl Engine {
         // Before anybody asks: a list without those who are still registered would take their routes away.
         self.rebuild_list();
         self.resume_announced(now, snapshot, elapsed_ms);
+        // Before a registration tells it.
+        self.rebuild_list();
         let Some(nhs) = self.hubs.iter().find_map(super::client::Hub::nbma) else { return };
         for state in &snapshot.shortcuts {
             let left = state.expires_ms.saturating_sub(elapsed_ms);

@@ -1,13 +1,18 @@
 //! Prefixes that lead to a binding: registered by a spoke, configured for a static one, declared for an external
 //! router. First come, first served; what overlaps is refused by name.
+//!
+//! Hubs that register with us speak for others. Two of them may tell the same prefix or parts of each other's (a spoke
+//! registers with both, or moved), and so may a hub and a spoke that it has too: the most specific prefix counts, and
+//! of one prefix the nearest: a spoke's own word before a hub's, a hub below before one that is an NHS of ours too. The
+//! others wait (`rivals`) until that one goes.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::bindings::Binding;
+use super::hierarchy::leads;
 use super::prefix_map::overlaps;
-use super::snapshot::Source;
 use super::{Engine, Event, Output, RouteKind, Rule, Time};
 
 /// Who a prefix leads to, and who says so.
@@ -20,18 +25,6 @@ pub(crate) struct Owner {
 }
 
 impl Engine {
-    /// The binding that leads to `address`: the host itself, or whose prefix covers it most closely.
-    pub(crate) fn owner(&self, address: IpAddr) -> Option<(IpAddr, &Binding)> {
-        let leads =
-            |binding: &&Binding| matches!(binding.source, Source::Registered | Source::Static | Source::Nhs);
-        if let Some(binding) = self.bindings.get(&address).filter(leads) {
-            return Some((address, binding));
-        }
-        let (_, owner) = self.prefixes.longest(address)?;
-        let binding = self.bindings.get(&owner.via).filter(leads)?;
-        Some((owner.via, binding))
-    }
-
     /// Makes `wanted` the prefixes of the binding of `overlay`: installs new ones, removes what is not listed any
     /// more, refuses what stands against others.
     pub(crate) fn set_prefixes(&mut self, now: Time, overlay: IpAddr, wanted: &[IpNet]) {
@@ -41,32 +34,31 @@ impl Engine {
             return;
         }
         let nbma = binding.nbma;
-        let old = binding.prefixes().to_vec();
-        let refused_before = binding.refused().to_vec();
-        let gone: Vec<_> = old.iter().copied().filter(|prefix| !wanted.contains(prefix)).collect();
+        let old: BTreeSet<IpNet> = binding.prefixes().iter().copied().collect();
+        let refused_before: BTreeSet<IpNet> = binding.refused().iter().copied().collect();
+        let listed: BTreeSet<IpNet> = wanted.iter().copied().collect();
+        let gone: Vec<_> = old.difference(&listed).copied().collect();
         for prefix in &gone {
-            self.remove_prefix(now, *prefix);
+            self.untell_prefix(now, *prefix, overlay);
         }
-        let mut kept = Vec::new();
-        let mut refused = Vec::new();
-        for prefix in wanted {
-            if kept.contains(prefix) || refused.contains(prefix) {
-                continue;
-            }
-            if old.contains(prefix) {
-                kept.push(*prefix);
-            } else if let Some(reason) = self.prefix_refusal(overlay, nbma, *prefix) {
-                refused.push(*prefix);
-                if !refused_before.contains(prefix) {
-                    self.event(Event::PrefixRefused { prefix: *prefix, from: overlay, reason });
+        let mut refused = BTreeSet::new();
+        // A hub's hosts first: they say which spokes' prefixes may be told by both.
+        let (hosts, others): (Vec<_>, Vec<_>) =
+            listed.difference(&old).copied().partition(|net| self.is_of_overlay(*net));
+        for prefix in hosts.into_iter().chain(others) {
+            if let Some(reason) = self.prefix_refusal(overlay, nbma, prefix) {
+                refused.insert(prefix);
+                if !refused_before.contains(&prefix) {
+                    self.event(Event::PrefixRefused { prefix, from: overlay, reason });
                 }
             } else {
-                kept.push(*prefix);
-                self.insert_prefix(now, *prefix, Owner { via: overlay, external: None });
+                self.tell_prefix(now, prefix, Owner { via: overlay, external: None });
             }
         }
         if let Some(binding) = self.bindings.get_mut(&overlay) {
-            binding.set_lists(kept, refused);
+            // In the order of the list, so that the same list is known again.
+            let kept = wanted.iter().copied().filter(|prefix| !refused.contains(prefix)).collect();
+            binding.set_lists(kept, refused.into_iter().collect());
         }
         if !gone.is_empty() {
             let told = self.take_requesters(overlay, |it| gone.iter().any(|net| overlaps(*net, it.prefix)));
@@ -84,15 +76,22 @@ impl Engine {
         if prefix.prefix_len() == 0 {
             return Some("a spoke may not announce a default route".into());
         }
-        if let Some(net) = self.config.overlay.iter().find(|net| overlaps(**net, prefix)) {
+        let child = self.is_child_hub(overlay);
+        // A hub tells which hosts are behind it; all of the overlay is nowhere but here.
+        let part = |net: &IpNet| child && net.contains(&prefix) && *net != prefix;
+        if let Some(net) = self.config.overlay.iter().find(|net| overlaps(**net, prefix) && !part(net)) {
             return Some(format!("it overlaps with the overlay {net}"));
+        }
+        if self.config.local.iter().any(|local| IpNet::from(*local) == prefix) {
+            return Some("it is this hub's own address".into());
         }
         let own = self.config.subnets.iter().find(|net| net.prefix_len() > 0 && overlaps(**net, prefix));
         if let Some(net) = own {
             return Some(format!("it overlaps with {net}, which is behind this hub"));
         }
-        let external = self.config.external.iter().filter(|external| !external.overlay.contains(&overlay));
-        for external in external {
+        // An external router may be a hub's client.
+        let foreign = |external: &&super::External| !child && !external.overlay.contains(&overlay);
+        for external in self.config.external.iter().filter(foreign) {
             if let Some(net) = external.prefixes.iter().find(|net| overlaps(**net, prefix)) {
                 return Some(format!("it overlaps with {net} of {}", external.name));
             }
@@ -101,10 +100,71 @@ impl Engine {
         if let Some(nbma) = tunnel_end.filter(|_| self.enforced(Rule::PrefixUnderlay)) {
             return Some(format!("it contains the underlay address {nbma}"));
         }
-        let mut others = self.prefixes.covering(prefix).into_iter().chain(self.prefixes.inside(prefix));
+        let mut others = self.prefixes.all_covering(prefix).chain(self.prefixes.inside(prefix));
         others
-            .find(|(_, owner)| owner.via != overlay && self.enforced(Rule::PrefixOverlap))
+            .find(|(_, owner)| owner.via != overlay && !self.may_share(owner.via, overlay))
+            .filter(|_| self.enforced(Rule::PrefixOverlap))
             .map(|(net, owner)| format!("it overlaps with {net}, which {} announced first", owner.via))
+    }
+
+    /// Whether these two may tell prefixes that overlap: two hubs that speak for others, or one and its own spoke.
+    fn may_share(&self, a: IpAddr, b: IpAddr) -> bool {
+        let has = |hub: IpAddr, spoke: IpAddr| {
+            let host = IpNet::from(spoke);
+            self.prefixes.all_covering(host).any(|(_, owner)| owner.via == hub)
+                || self.rivals.all_covering(host).any(|(_, rivals)| rivals.contains(&hub))
+        };
+        match (self.is_child_hub(a), self.is_child_hub(b)) {
+            (true, true) => true,
+            (true, false) => has(a, b),
+            (false, true) => has(b, a),
+            (false, false) => false,
+        }
+    }
+
+    /// How near one is who tells a prefix: the lowest is routed by.
+    fn remoteness(&self, via: IpAddr) -> u8 {
+        u8::from(self.is_child_hub(via)) + u8::from(self.is_nhs_overlay(via))
+    }
+
+    /// `owner` tells a prefix: it is routed by the nearest who does, the first of equals.
+    fn tell_prefix(&mut self, now: Time, prefix: IpNet, owner: Owner) {
+        let waiting = match self.prefixes.get(prefix).map(|held| held.via) {
+            Some(via) if via != owner.via => {
+                let nearer = self.remoteness(owner.via) < self.remoteness(via);
+                if nearer {
+                    self.insert_prefix(now, prefix, owner.clone());
+                }
+                if nearer { via } else { owner.via }
+            }
+            _ => return self.insert_prefix(now, prefix, owner),
+        };
+        match self.rivals.get_mut(prefix) {
+            Some(rivals) => {
+                rivals.retain(|rival| *rival != owner.via && *rival != waiting);
+                rivals.push(waiting);
+            }
+            None => {
+                self.rivals.insert(prefix, vec![waiting]);
+            }
+        }
+    }
+
+    /// `via` no longer tells a prefix: the next nearest takes over.
+    pub(crate) fn untell_prefix(&mut self, now: Time, prefix: IpNet, via: IpAddr) {
+        let mut rivals = self.rivals.remove(prefix).unwrap_or_default();
+        rivals.retain(|rival| *rival != via);
+        if self.prefixes.get(prefix).is_some_and(|owner| owner.via == via) {
+            let heir = rivals.iter().copied().min_by_key(|rival| self.remoteness(*rival));
+            rivals.retain(|rival| Some(*rival) != heir);
+            match heir {
+                Some(heir) => self.insert_prefix(now, prefix, Owner { via: heir, external: None }),
+                None => self.remove_prefix(now, prefix),
+            }
+        }
+        if !rivals.is_empty() {
+            self.rivals.insert(prefix, rivals);
+        }
     }
 
     /// An underlay address of a tunnel end (configured, told by a hub, or bound) that lies inside `prefix`: a route of
@@ -137,7 +197,7 @@ impl Engine {
             if let Some(binding) = self.bindings.get_mut(&via) {
                 binding.refuse(prefix);
             }
-            self.remove_prefix(now, prefix);
+            self.untell_prefix(now, prefix, via);
             let reason = format!("it contains the underlay address {nbma}");
             self.event(Event::PrefixRefused { prefix, from: via, reason });
         }
@@ -171,15 +231,12 @@ impl Engine {
                 external.prefixes.iter().filter(|prefix| prefix.addr().is_ipv4() == overlay.is_ipv4());
             wanted.extend(family.map(|prefix| (index, prefix.trunc())));
         }
-        let leads = self.bindings.get(&overlay).is_some_and(|binding| {
-            matches!(binding.source, Source::Registered | Source::Static | Source::Nhs)
-        });
-        if !leads {
+        if !self.bindings.get(&overlay).is_some_and(leads) {
             return;
         }
         for (index, prefix) in wanted {
-            let taken = self.prefixes.get(prefix).is_some();
-            if taken {
+            let spoke = |owner: &Owner| !self.is_child_hub(owner.via);
+            if self.prefixes.get(prefix).is_some_and(spoke) {
                 continue;
             }
             if let Some(nbma) = self.underlay_inside(prefix) {
@@ -187,7 +244,7 @@ impl Engine {
                 self.event(Event::PrefixRefused { prefix, from: overlay, reason });
                 continue;
             }
-            self.insert_prefix(now, prefix, Owner { via: overlay, external: Some(index) });
+            self.tell_prefix(now, prefix, Owner { via: overlay, external: Some(index) });
         }
     }
 
@@ -196,7 +253,7 @@ impl Engine {
         let Some(binding) = self.bindings.get_mut(&overlay) else { return };
         let own = binding.take_prefixes();
         for prefix in own {
-            self.remove_prefix(now, prefix);
+            self.untell_prefix(now, prefix, overlay);
         }
         if self.config.external.is_empty() {
             return;
@@ -214,7 +271,7 @@ impl Engine {
             });
             match heir {
                 Some(via) => self.insert_prefix(now, prefix, Owner { via, external: Some(index) }),
-                None => self.remove_prefix(now, prefix),
+                None => self.untell_prefix(now, prefix, overlay),
             }
         }
     }

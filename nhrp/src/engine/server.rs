@@ -239,7 +239,9 @@ impl Engine {
         let only = first && !chunk.has(list_flags::MORE);
         let fixed = binding.source == Source::Static
             && self.config.statics.iter().any(|it| it.overlay == client && !it.prefixes.is_empty());
-        if fixed {
+        if first && self.is_late(client, &chunk) {
+            // What it told after that is here already.
+        } else if fixed {
             // The configuration says what is behind it.
         } else if only {
             self.list_announced(now, client, &chunk.prefixes, received.from);
@@ -263,10 +265,13 @@ impl Engine {
     fn list_announced(&mut self, now: Time, client: IpAddr, list: &[IpNet], from: IpAddr) {
         let Some(binding) = self.bindings.get(&client) else { return };
         let (known, refused) = (binding.prefixes(), binding.refused());
-        let changed = known != list
-            && (list.iter().any(|net| !known.contains(net) && !refused.contains(net))
-                || known.iter().any(|net| !list.contains(net)));
-        if changed && !self.budgets.take(now, from, Budget::List, 1) {
+        let changed = || {
+            known != list
+                && (list.iter().any(|net| !known.contains(net) && !refused.contains(net))
+                    || known.iter().any(|net| !list.contains(net)))
+        };
+        // A hub's list changes with all that are behind it.
+        if !self.is_hub(from) && changed() && !self.budgets.take(now, from, Budget::List, 1) {
             return self.drop(now, DropReason::RateLimited, Some(from));
         }
         self.set_prefixes(now, client, list);

@@ -16,6 +16,7 @@ use ipnet::IpNet;
 
 use super::bindings::Binding;
 use super::config::Phase;
+use super::learn::reachable_list;
 use super::path::Answer;
 use super::redirect::inner_addresses;
 use super::snapshot::{ShortcutPhase, Source};
@@ -47,6 +48,8 @@ pub(crate) struct Shortcut {
     ask: Option<Ask>,
     /// NBMA address of the NHS that is asked.
     pub(crate) nhs: IpAddr,
+    /// The prefix by which the NHS routes it, if that said so.
+    pub(crate) limit: Option<IpNet>,
     /// The route by the hub that it bypasses.
     pub(crate) covering: Option<IpNet>,
     /// Phase 2: the neighbour leads to the hub until the answer comes.
@@ -86,6 +89,9 @@ impl Engine {
         let Some((src, dst)) = inner_addresses(received.packet.payload()) else {
             return self.drop(now, DropReason::Malformed, Some(from));
         };
+        if self.pass_indication(now, received.packet.payload(), src, dst) {
+            return;
+        }
         let usable = !dst.is_multicast() && !dst.is_unspecified() && !dst.is_loopback();
         let tunnel_end = self.underlay_inside(IpNet::from(dst)).is_some();
         // Traffic that we send by another NHS cannot have come by this one.
@@ -97,6 +103,11 @@ impl Engine {
             return self.drop(now, DropReason::NotOurTraffic, Some(from));
         }
         self.start_ask(now, dst, from, Some(from));
+        // By which prefix the NHS routes it: an answer counts for no more than that.
+        let limit = reachable_list(received.packet).and_then(|chunk| chunk.prefixes.first().copied());
+        if let Some(shortcut) = self.shortcuts.get_mut(IpNet::from(dst)) {
+            shortcut.limit = shortcut.limit.or_else(|| limit.filter(|limit| limit.contains(&dst)));
+        }
         let asking =
             self.shortcuts.get(IpNet::from(dst)).is_some_and(|it| it.made == now && it.ask.is_some());
         if asking {
@@ -166,6 +177,7 @@ impl Engine {
             query: None,
             ask: None,
             nhs,
+            limit: None,
             covering: None,
             interim: false,
             pending: None,
@@ -262,6 +274,8 @@ impl Engine {
             query: Some(now.after(hold * 2 / 3)),
             ask: None,
             nhs: old.nhs,
+            // What is believed once is believed again.
+            limit: Some(prefix),
             covering,
             interim: false,
             pending: None,
@@ -372,6 +386,7 @@ impl Engine {
             query: None,
             ask: None,
             nhs,
+            limit: None,
             covering: None,
             interim,
             pending: None,
@@ -505,6 +520,7 @@ impl Engine {
             query: Some(query),
             ask: None,
             nhs,
+            limit: Some(prefix),
             covering,
             interim: false,
             pending: None,

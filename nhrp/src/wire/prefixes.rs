@@ -11,6 +11,7 @@
 //!   [`list_flags::FIRST`] nothing is said (the client's list still holds, or the NHS is going to push).
 //! - A push, a Registration Request from NHS to client, with `REACHABLE`: one chunk of the NHS's list. The client's
 //!   Registration Reply echoes chunk and generation without entries.
+//! - A Traffic Indication, with `REACHABLE` and one entry: the prefix by which the NHS routes the destination.
 //!
 //! A list that does not fit one packet goes in chunks 0, 1, … of one generation, all but the last with
 //! [`list_flags::MORE`], the first with `FIRST`; it counts once it is complete.

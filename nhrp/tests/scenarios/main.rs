@@ -4,6 +4,7 @@
 
 mod budgets;
 mod found;
+mod hierarchy;
 mod hub_list;
 mod hubs;
 mod multicast;

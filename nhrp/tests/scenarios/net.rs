@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use nhrp::wire::Message;
 use nhrp::{
-    Config, Engine, Event, Input, LinkId, Nhs, Origin, Output, PacketType, Phase, RouteKind, Snapshot, Time,
-    Uniqueness,
+    ChildHub, Config, Engine, Event, Input, LinkId, Nhs, Origin, Output, PacketType, Phase, RouteKind,
+    Snapshot, Time, Uniqueness,
 };
 
 pub const LINK: LinkId = LinkId(7);
@@ -54,6 +54,11 @@ pub fn nhs(n: u32) -> Nhs {
     }
 }
 
+/// The hub as hubs know it that it registers with.
+pub fn child_hub(n: u32) -> ChildHub {
+    ChildHub { name: format!("hub{n}"), overlay: vec![overlay(n)], nbma: vec![nbma(n)] }
+}
+
 /// A spoke of hub 1, number `n`, with these subnets.
 pub fn spoke(n: u32, subnets: &[impl AsRef<str>]) -> Config {
     Config {
@@ -64,7 +69,9 @@ pub fn spoke(n: u32, subnets: &[impl AsRef<str>]) -> Config {
         local: vec![overlay(n)],
         overlay: vec![net(OVERLAY)],
         subnets: subnets.iter().map(|subnet| net(subnet.as_ref())).collect(),
+        advertise: Vec::new(),
         nhs: vec![nhs(1)],
+        child_hubs: Vec::new(),
         statics: Vec::new(),
         external: Vec::new(),
         holding_time: 60,
@@ -416,9 +423,14 @@ impl Net {
             }
             let best = node.routes.iter().filter(|((prefix, _), _)| prefix.contains(&dst));
             let best = best.max_by_key(|((prefix, kind), _)| (prefix.prefix_len(), Reverse(*kind)));
+            // What a hub tells as a summary goes nowhere but to what it has of it.
+            let length = best.map_or(0, |((prefix, _), _)| prefix.prefix_len());
+            if node.config.advertise.iter().any(|net| net.prefix_len() > length && net.contains(&dst)) {
+                return Err(format!("nothing of the summary has {dst} at node {at}, way {way:?}"));
+            }
             let via = match best {
                 Some((_, via)) => *via,
-                // The agent routes the overlay as a whole by its best hub.
+                // The agent routes the overlay as a whole by its best hub, if that is not one that does the same.
                 None => match node.engine.gateways().find(|via| via.is_ipv4() == dst.is_ipv4()) {
                     Some(via) if node.config.overlay.iter().any(|net| net.contains(&dst)) => via,
                     _ => return Err(format!("no route to {dst} at node {at}, way {way:?}")),

@@ -221,8 +221,10 @@ impl Agent {
 
     /// Host names that are needed: of configured hubs, and of those that hubs told.
     fn want_names(&mut self) {
-        let hubs = self.tunnels.values().flat_map(|t| &t.spec.nhs);
-        let configured = hubs.flat_map(|h| &h.nbma).filter_map(|n| n.hostname.clone());
+        let specs = || self.tunnels.values().map(|t| &t.spec);
+        let above = specs().flat_map(|s| &s.nhs).flat_map(|hub| &hub.nbma);
+        let below = specs().flat_map(|s| &s.child_hubs).flat_map(|hub| &hub.nbma);
+        let configured = above.chain(below).filter_map(|n| n.hostname.clone());
         let engines = self.tunnels.values().filter_map(|t| t.engine.as_ref());
         let told = engines.flat_map(nhrp::Engine::host_names).map(str::to_owned);
         let names: BTreeSet<_> = configured.chain(told).collect();
@@ -277,7 +279,13 @@ impl Agent {
         let names: Vec<_> = self.tunnels.keys().cloned().collect();
         for network in names {
             let Some(tunnel) = self.tunnels.get_mut(&network) else { continue };
-            let Drained { ops, packets, queries } = tunnel.drain(now);
+            let Drained { mut ops, packets, queries, blind } = tunnel.drain(now);
+            if blind {
+                // What it stands for may go with these very changes.
+                match self.kernel.underlay().await {
+                    Ok(underlay) => drop(ops.splice(0..0, tunnel.see_underlay(underlay))),
+                    Err(error) => warn!(network, %error, "underlay"),
+                }
             if std::mem::take(&mut tunnel.told) {
                 self.reconcile_at = self.reconcile_at.min(now.after(SETTLE_MS));
             }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crds::Reason;
+use crds::endpoint::DmvpnEndpointSpec;
 use dataplane::model::{KernelEvent, Observed, Op};
 use dataplane::{Applied, nft};
 use ipnet::IpNet;
@@ -13,6 +14,7 @@ use super::{Agent, underlay};
 use crate::drivers::nhrp::NhrpDriver;
 use crate::ladder::Trouble;
 use crate::plan::diff::{self, LinkStep};
+use crate::plan::pins;
 use crate::plan::wanted::ALIAS_PREFIX;
 use crate::tunnel::{Leaving, Tunnel};
 use crate::{clock, snapshot};
@@ -46,6 +48,7 @@ impl Agent {
         }
         self.want_names();
         self.begin_farewells(clock::now());
+        self.remove_stale_pins(&observed).await;
         self.see_off(&observed).await;
         self.capture_redirects();
     }
@@ -130,7 +133,7 @@ impl Agent {
                 unsure && !asked && !self.met.contains(network)
             }
         };
-        let over = |prefix: IpNet| removals.iter().any(|r| r.spec.overlay.iter().any(|c| c.0 == prefix));
+        let over = |prefix: IpNet| removals.iter().any(|r| ends_at(&r.spec).any(|c| c == prefix));
         let networks =
             observed.links.iter().filter_map(|l| Some((l.index, l.alias.strip_prefix(ALIAS_PREFIX)?)));
         let kept: BTreeMap<u32, &str> = networks.filter(|(_, network)| keeps(network)).collect();
@@ -171,6 +174,20 @@ impl Agent {
         link_went
     }
 
+    /// Removes pins that nobody wants; while a tunnel of ours has not started, they may be that one's.
+    async fn remove_stale_pins(&mut self, observed: &Observed) {
+        let ours = observed.links.iter().filter_map(|l| l.alias.strip_prefix(ALIAS_PREFIX));
+        let mut started = ours.map(|network| self.tunnels.get(network).is_some_and(|t| t.engine.is_some()));
+        if !started.all(|started| started) {
+            return;
+        }
+        let all: Vec<_> = self.tunnels.values().filter_map(|t| t.wanted.as_ref()).collect();
+        let ops = pins::stale(&all, observed);
+        if !ops.is_empty() {
+            self.apply("-", &ops).await;
+        }
+    }
+
     /// Everything on the link of one tunnel.
     async fn reconcile_tunnel(&mut self, network: &str, observed: &Observed, look_at_nft: bool) {
         let now = clock::now();
@@ -198,7 +215,13 @@ impl Agent {
         // What a restored engine says goes into the plan before the comparison, so that nothing is taken away that it
         // is about to want.
         let drained = tunnel.drain(now);
-        let Some(wanted) = &tunnel.wanted else { return };
+        let Some(wanted) = &mut tunnel.wanted else { return };
+        wanted.underlay = match wanted.default_gateway() {
+            Some(_) => {
+                self.kernel.underlay().await.inspect_err(|error| warn!(network, %error, "underlay")).ok()
+            }
+            None => None,
+        };
         let ops = diff::changes(wanted, tunnel.link, observed);
         let text = nft::render(&wanted.nft);
         if !ops.is_empty() {
@@ -245,6 +268,11 @@ impl Agent {
         }
         good
     }
+}
+
+/// Prefixes of which what is nowhere ends on this node, by an unreachable route of ours.
+pub(super) fn ends_at(spec: &DmvpnEndpointSpec) -> impl Iterator<Item = IpNet> {
+    spec.overlay.iter().chain(&spec.advertise).map(|c| c.0)
 }
 
 fn set_link(tunnel: &mut Tunnel, index: u32) {

@@ -49,7 +49,7 @@ impl Agent {
                 continue;
             }
             let link = diff::own_link(network, observed).is_some();
-            let ours = |prefix| removal.spec.overlay.iter().any(|c| c.0 == prefix);
+            let ours = |prefix| super::reconcile::ends_at(&removal.spec).any(|c| c == prefix);
             let others = |prefix| {
                 let mut wanted = self.tunnels.values().filter_map(|t| t.wanted.as_ref());
                 wanted.any(|w| w.fixed.keys().any(|(p, _)| *p == prefix))

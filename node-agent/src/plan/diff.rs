@@ -53,6 +53,11 @@ pub fn changes(wanted: &Wanted, link: u32, observed: &Observed) -> Vec<Op> {
     let want: BTreeSet<_> = wanted.addresses(link).collect();
     ops.extend(want.difference(&have).cloned().map(Op::AddAddress));
 
+    // Before a default route that they stand against, and before what they lead to is used.
+    let pins = wanted.pins().unwrap_or_default();
+    let there = observed.routes.iter().cloned().collect();
+    ops.extend(pins.difference(&there).cloned().map(Op::PutRoute));
+
     let have_neighbours: BTreeMap<_, _> =
         observed.neighbours.iter().filter(|n| n.link == link).map(|n| (n.overlay, n.nbma)).collect();
     for (overlay, nbma) in wanted.neighbours() {

@@ -1,11 +1,12 @@
 //! Pure planning: an endpoint (and what the engine found out) becomes the set of kernel objects that should be there.
 //!
 //! Nothing here does I/O: `wanted` builds the set, [`diff`] compares it with a dump, [`nhrp`] makes the engine's
-//! configuration, [`adopt`] fills gaps of a snapshot from the kernel after a restart.
+//! configuration, [`pins`] keeps the tunnel's own packets on the underlay, [`adopt`] fills gaps of a snapshot from the kernel after a restart.
 
 pub mod adopt;
 pub mod diff;
 pub mod nhrp;
+pub mod pins;
 pub mod wanted;
 
 pub use self::nhrp::{NhrpFacts, nhrp_config};

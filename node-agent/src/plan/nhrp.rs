@@ -32,6 +32,11 @@ pub fn nhrp_config(spec: &DmvpnEndpointSpec, facts: &NhrpFacts) -> nhrp::Config 
         max_connections: hub.max_connections.unwrap_or(0),
         draining: hub.mode == HubMode::Draining,
     });
+    let child_hubs = spec.child_hubs.iter().map(|hub| nhrp::ChildHub {
+        name: hub.name.clone(),
+        overlay: hub.overlay_addresses.clone(),
+        nbma: hub.nbma.iter().flat_map(|n| nbma_addresses(n, &facts.names)).collect(),
+    });
     let statics = spec.nhrp.static_mappings.iter().map(|m| nhrp::StaticBinding {
         overlay: m.overlay_address,
         nbma: m.nbma_address,
@@ -54,10 +59,12 @@ pub fn nhrp_config(spec: &DmvpnEndpointSpec, facts: &NhrpFacts) -> nhrp::Config 
         local: spec.addresses.iter().map(|a| a.address).collect(),
         overlay: prefixes(&spec.overlay),
         subnets,
+        advertise: prefixes(&spec.advertise),
         nhs: nhs.collect(),
         names: facts.names.clone().into_iter().collect(),
         hub_list: spec.nhrp.hub_list.iter().map(hub_entry).collect(),
         fallback_seconds: spec.nhrp.fallback_seconds,
+        child_hubs: child_hubs.collect(),
         statics: statics.collect(),
         external: external.collect(),
         holding_time: spec.nhrp.hold_time_seconds,

@@ -9,6 +9,8 @@ use dataplane::nft::Ruleset;
 use ipnet::IpNet;
 use nhrp::{Output, RouteKind};
 
+use super::pins;
+
 /// Prefix of the alias that marks our links.
 pub const ALIAS_PREFIX: &str = "dmvpn.io/";
 /// The main routing table.
@@ -71,6 +73,8 @@ pub struct Wanted {
     hosts: BTreeMap<IpAddr, Host>,
     /// Metrics.
     pub metrics: Metrics,
+    /// IPv4 routes of the underlay, once they were looked at: only needed with a default route by the tunnel.
+    pub underlay: Option<Vec<Route>>,
 }
 
 /// What is wanted for an overlay host. A hub has one of these for each spoke.
@@ -97,7 +101,10 @@ impl Wanted {
             up: !spec.suspend,
         };
         let addresses = spec.addresses.iter().map(|a| IpNet::from(a.address)).collect();
-        let fixed = spec.overlay.iter().map(|p| ((p.0, LAST_RESORT), Way::Unreachable)).collect();
+        // What lies in a summary of ours and is nowhere must not follow a route that leads on: others send it here.
+        let summaries = spec.advertise.iter().filter(|p| p.prefix_len() > 0);
+        let ends_here = spec.overlay.iter().chain(summaries);
+        let fixed = ends_here.map(|p| ((p.0, LAST_RESORT), Way::Unreachable)).collect();
         let mtu = tunnel.mtu;
         let clamp = tunnel.tcp_mss_policy == crds::network::TcpMssPolicy::Clamp;
         let nft = Ruleset {
@@ -118,6 +125,7 @@ impl Wanted {
             learned: BTreeMap::new(),
             hosts: BTreeMap::new(),
             metrics: Metrics::new(spec.routing.metric),
+            underlay: None,
         }
     }
 
@@ -125,7 +133,8 @@ impl Wanted {
     pub fn replace_fixed(&mut self, new: Self) {
         let learned = std::mem::take(&mut self.learned);
         let hosts = std::mem::take(&mut self.hosts);
-        *self = Self { learned, hosts, ..new };
+        let underlay = self.underlay.take();
+        *self = Self { learned, hosts, underlay, ..new };
     }
 
     /// Forgets what the engine found out.
@@ -184,6 +193,9 @@ impl Wanted {
                     true => drop(self.host(via, |host| host.routed = true)),
                     false => drop(self.learned.insert((prefix, kind), via)),
                 }
+                if !self.may_be_put(prefix) {
+                    return None;
+                }
                 Some(Op::PutRoute(self.route(prefix, self.metrics.of(kind), way(prefix, via), link)))
             }
             Output::RemoveRoute { prefix, kind, .. } => {
@@ -207,7 +219,10 @@ impl Wanted {
     /// All routes, as the kernel knows them, on a link with index `link`.
     pub fn routes(&self, link: u32) -> impl Iterator<Item = Route> + '_ {
         let mut all = self.fixed.clone();
-        let learned = self.learned.iter();
+        let pins = self.pins();
+        let withheld = pins.is_none();
+        let learned =
+            self.learned.iter().filter(move |((prefix, _), _)| !(withheld && *prefix == default_route()));
         all.extend(
             learned.map(|(&(prefix, kind), &via)| ((prefix, self.metrics.of(kind)), way(prefix, via))),
         );
@@ -215,6 +230,30 @@ impl Wanted {
         let metric = self.metrics.of(RouteKind::Host);
         all.extend(routed.map(|(overlay, _)| ((IpNet::from(*overlay), metric), Way::Direct)));
         all.into_iter().map(move |((prefix, metric), way)| self.route(prefix, metric, way, link))
+    }
+
+    /// The next hop of an IPv4 default route that a hub told.
+    pub fn default_gateway(&self) -> Option<IpAddr> {
+        self.learned.get(&(default_route(), RouteKind::Announced)).copied()
+    }
+
+    /// Host routes on the underlay that go with that default route; `None`: there is none, or it must not be put in,
+    /// since the underlay (as far as it is known) has no way of its own to the hub.
+    pub fn pins(&self) -> Option<BTreeSet<Route>> {
+        let hub = self.neighbour(self.default_gateway()?)?;
+        let underlay = self.underlay.as_ref()?;
+        pins::pin(underlay, hub)?;
+        Some(self.neighbours().filter_map(|(_, nbma)| pins::pin(underlay, nbma)?).collect())
+    }
+
+    /// That default route, on a link with index `link`.
+    pub fn default_route(&self, link: u32) -> Option<Route> {
+        let metric = self.metrics.of(RouteKind::Announced);
+        Some(self.route(default_route(), metric, Way::Via(self.default_gateway()?), link))
+    }
+
+    fn may_be_put(&self, prefix: IpNet) -> bool {
+        prefix != default_route() || self.pins().is_some()
     }
 
     /// Whether exactly this route is wanted, on a link with index `link`.
@@ -225,6 +264,7 @@ impl Wanted {
             .into_iter()
             .filter(|k| self.metrics.of(*k) == route.metric)
             .find_map(|kind| self.learned.get(&(route.prefix, kind)).map(|via| way(route.prefix, *via)));
+        let learned = learned.filter(|_| self.may_be_put(route.prefix));
         let host = self.hosts.get(&route.prefix.addr()).filter(|host| {
             host.routed
                 && is_to_host(route.prefix, RouteKind::Host, route.prefix.addr())
@@ -232,6 +272,7 @@ impl Wanted {
         });
         let way = host.map(|_| Way::Direct).or(learned).or_else(|| self.fixed.get(&key).copied());
         way.is_some_and(|way| self.route(route.prefix, route.metric, way, link) == *route)
+            || self.pins().is_some_and(|pins| pins.contains(route))
     }
 
     /// All addresses.
@@ -252,6 +293,11 @@ impl Wanted {
 /// Whether this is the route to an overlay host that the host's neighbour entry goes with.
 fn is_to_host(prefix: IpNet, kind: RouteKind, via: IpAddr) -> bool {
     kind == RouteKind::Host && prefix == IpNet::from(via)
+}
+
+/// 0.0.0.0/0: of IPv6 there is no underlay that it could take over.
+fn default_route() -> IpNet {
+    IpNet::V4(ipnet::Ipv4Net::default())
 }
 
 fn way(prefix: IpNet, via: IpAddr) -> Way {

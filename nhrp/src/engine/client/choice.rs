@@ -229,6 +229,15 @@ impl Engine {
     /// The best NHS of a family: by its overlay address goes what nothing more particular leads to. One that was down
     /// may not have heard of everybody again: others come back in their own time.
     pub(crate) fn best_hub(&self, ipv4: bool) -> Option<(&Hub, IpAddr)> {
+        self.best_of(ipv4, |_| true)
+    }
+
+    /// The same of those that do not register with us too: each would send to the other what neither has.
+    fn best_above(&self, ipv4: bool) -> Option<(&Hub, IpAddr)> {
+        self.best_of(ipv4, |nhs| !self.is_peer(nhs))
+    }
+
+    fn best_of(&self, ipv4: bool, usable: impl Fn(IpAddr) -> bool) -> Option<(&Hub, IpAddr)> {
         let all = self.hubs.iter().enumerate().flat_map(|(index, hub)| {
             let family = hub.registrations.iter().filter(move |it| it.local.is_ipv4() == ipv4);
             family.filter_map(move |it| {
@@ -236,7 +245,8 @@ impl Engine {
                 Some(((rank.0, hub.settled_at.is_some(), rank), hub, it.nhs?))
             })
         });
-        all.min_by_key(|(rank, ..)| *rank).map(|(_, hub, nhs)| (hub, nhs))
+        let usable = all.filter(|(.., nhs)| usable(*nhs));
+        usable.min_by_key(|(rank, ..)| *rank).map(|(_, hub, nhs)| (hub, nhs))
     }
 
     /// NBMA address of the NHS to ask about `like`: that at `nbma` if it serves, else the best.
@@ -251,13 +261,13 @@ impl Engine {
     /// Overlay addresses of the NHSs that traffic takes when nothing more particular leads to its destination: at most
     /// one a family.
     pub fn gateways(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        [true, false].into_iter().filter_map(|ipv4| self.best_hub(ipv4).map(|(_, nhs)| nhs))
+        [true, false].into_iter().filter_map(|ipv4| self.best_above(ipv4).map(|(_, nhs)| nhs))
     }
 
     /// Says so when another NHS became the best of a family.
     pub(super) fn tell_best(&mut self) {
         for ipv4 in [true, false] {
-            let Some((hub, overlay)) = self.best_hub(ipv4) else { continue };
+            let Some((hub, overlay)) = self.best_above(ipv4) else { continue };
             let name = hub.config.name.clone();
             let slot = if ipv4 { &mut self.gateway.0 } else { &mut self.gateway.1 };
             if slot.replace(overlay) != Some(overlay) {

@@ -129,6 +129,8 @@ pub(crate) struct Registration {
     pub(crate) public: Option<IpAddr>,
     /// Entries of our own list that the NHS acknowledged in this round, and the round.
     told: usize,
+    /// Which of our lists was told last.
+    pub(crate) list: u32,
     telling: usize,
     round: u32,
     /// We hold a complete list of the NHS's.
@@ -291,6 +293,7 @@ impl Registration {
             last_reply: None,
             public: None,
             told: 0,
+            list: 0,
             telling: 0,
             round: 0,
             has_list: false,
@@ -312,6 +315,18 @@ impl Registration {
     /// Whether this is the request that an Error Indication speaks of.
     pub(crate) fn is_waiting_for(&self, id: u32) -> bool {
         self.outstanding && self.request_id == id
+    }
+
+    /// Whether it is answered, and nothing is outstanding.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.phase == NhsPhase::Responding && !self.outstanding
+    }
+
+    /// Our list from its start, now.
+    pub(crate) fn tell_anew(&mut self, now: Time) {
+        self.told = 0;
+        self.due = now;
+        self.full_at = now;
     }
 
     pub(crate) fn start_over(&mut self, now: Time) {

@@ -120,9 +120,15 @@ impl Engine {
             return self.ask_again_at(uid, now);
         }
         let (local, primary) = (registration.local, registration.primary);
-        let total = self.config.subnets.iter().filter(|net| net.addr().is_ipv4() == local.is_ipv4()).count();
+        let total = if primary && !light { self.told_by_registration(local).len() } else { 0 };
+        let current = self.announcer.below_generation;
         let Some(registration) = self.registration_mut(uid) else { return };
-        if primary && !light && registration.told < total {
+        if primary && registration.list != current {
+            // It changed on the way, or since a full one was sent.
+            registration.tell_anew(now);
+            return self.ask_again_at(uid, now);
+        }
+        if registration.told < total {
             // The next chunk of our list.
             return self.ask_again_at(uid, now);
         }

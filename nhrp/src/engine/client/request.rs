@@ -9,8 +9,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
-
 use super::super::snapshot::NhsPhase;
 use super::super::timers::TimerKey;
 use super::super::{Engine, Time};
@@ -100,6 +98,7 @@ impl Engine {
 
     fn send_registration(&mut self, now: Time, uid: u32) {
         let id = self.next_id;
+        let list = self.announcer.below_generation;
         let Some((hub_at, _)) = self.find_registration(uid) else { return };
         let Some(registration) = self.registration_mut(uid) else { return };
         let fresh = !registration.outstanding;
@@ -111,6 +110,9 @@ impl Engine {
             registration.light = registration.told == 0 && now < registration.full_at;
             if registration.told == 0 {
                 registration.round = id;
+                if !registration.light {
+                    registration.list = list;
+                }
             }
         }
         registration.sent += 1;
@@ -195,8 +197,7 @@ impl Engine {
         let (chunk, telling) = if registration.light {
             (PrefixChunk::default(), 0)
         } else {
-            let family = self.config.subnets.iter().filter(|net| net.addr().is_ipv4() == local.is_ipv4());
-            let list: Vec<_> = family.filter(|_| registration.primary).map(IpNet::trunc).collect();
+            let list = if registration.primary { self.told_by_registration(local) } else { Vec::new() };
             self.list_chunk(&builder, &list, registration.told)
         };
         let chunk = PrefixChunk {
