@@ -6,7 +6,7 @@ use crds::endpoint::{
     Desired, EndpointAddress, EndpointChildHub, EndpointExternal, EndpointMapping, EndpointNhrp, EndpointNhs,
     EndpointRegistration, EndpointRouting, EndpointSubnet, EndpointTunnel, Role,
 };
-use crds::network::{HubMode, Nbma, NhrpMode, Phase};
+use crds::network::{HubMode, MulticastMode, Nbma, NhrpMode, Phase};
 use crds::{DmvpnEndpoint, DmvpnEndpointSpec, NETWORK_LABEL};
 
 use crate::names;
@@ -215,6 +215,7 @@ fn nhrp(network: &Network<'_>, hub: Option<&HubView<'_>>, members: &[(&Member, &
                 subnets: m.subnets.clone(),
             })
             .collect(),
+        multicast: settings.multicast.clone().filter(|it| it.mode != MulticastMode::None),
     }
 }
 

@@ -2,7 +2,7 @@
 //! silence. Whoever builds a feature removes its row.
 
 use crds::network::{
-    DmvpnNetworkSpec, DscpPolicy, InterfaceState, IpsecMode, MtuPolicy, MulticastMode, NhrpMode, Phase,
+    DmvpnNetworkSpec, DscpPolicy, InterfaceState, IpsecMode, MtuPolicy, NhrpMode, Phase,
     RegistrationPolicy, RoutingProtocol, UnderlayFamily,
 };
 use crds::spoke::{DmvpnSpokeSpec, PodCidrPolicy};
@@ -93,13 +93,6 @@ const NETWORK: &[Row<DmvpnNetworkSpec>] = &[
     Row {
         asked: |s| when(s.nhrp.mode != NhrpMode::Enabled, "spec.nhrp.mode", s.nhrp.mode),
         instead: "use Enabled",
-    },
-    Row {
-        asked: |s| {
-            let multicast = s.nhrp.multicast.as_ref().filter(|m| m.mode != MulticastMode::None);
-            some("spec.nhrp.multicast.mode", multicast.map(|m| m.mode).as_ref())
-        },
-        instead: "use None",
     },
     Row {
         asked: |s| {

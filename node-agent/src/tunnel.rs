@@ -11,6 +11,7 @@ use nhrp::{Engine, Event, Input, Output, Snapshot, Time};
 use tracing::{debug, info, warn};
 
 use crate::chatter::Chatter;
+use crate::drivers::multicast::Copier;
 use crate::drivers::nhrp::NhrpDriver;
 use crate::ladder::{self, Ground, Path, Rung, Trouble};
 use crate::plan::{self, NhrpFacts, Wanted};
@@ -64,6 +65,8 @@ pub struct Tunnel {
     pub engine: Option<Engine>,
     /// The NHRP socket.
     pub socket: Option<NhrpDriver>,
+    /// Sends copies of multicast, from the first one on.
+    pub copier: Option<Copier>,
     /// Set while it withdraws.
     pub leaving: Option<Leaving>,
     /// The engine said that all is withdrawn.
@@ -110,6 +113,7 @@ impl Tunnel {
             paths: BTreeMap::new(),
             engine: None,
             socket: None,
+            copier: None,
             leaving: None,
             withdrawn: false,
             loaded_nft: None,
@@ -171,6 +175,7 @@ impl Tunnel {
         self.engine = None;
         self.configured = None;
         self.socket = None;
+        self.copier = None;
         self.leaving = None;
         self.withdrawn = false;
         if let Some(wanted) = &mut self.wanted {

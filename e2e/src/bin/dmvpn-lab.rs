@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use e2e::bench::{self, load};
 use e2e::guest::{Job, Output, quote};
-use e2e::lab::{inject, pinger};
+use e2e::lab::{groups, inject, pinger};
 use e2e::{demo, enter, images, paths};
 
 #[derive(Parser)]
@@ -68,6 +68,24 @@ enum Subcommands {
     /// Play many spokes (the lab's own use)
     #[command(hide = true)]
     Load(load::Load),
+    /// Print what comes to a multicast group by a link (the lab's own use)
+    #[command(hide = true)]
+    Hear {
+        /// The link
+        link: String,
+        /// The group
+        group: std::net::IpAddr,
+    },
+    /// Send a text to a multicast group by a link (the lab's own use)
+    #[command(hide = true)]
+    Say {
+        /// The link
+        link: String,
+        /// The group
+        group: std::net::IpAddr,
+        /// The text
+        text: String,
+    },
     /// Run a command in a fresh guest
     Guest {
         /// Memory in MiB
@@ -97,6 +115,8 @@ fn main() -> ExitCode {
         Subcommands::Inject { from, to, file } => inject::run(from, to, &file).map(|()| 0),
         Subcommands::Bench(scale) => bench::bench(&scale),
         Subcommands::Load(load) => load::run(load).map(|()| 0),
+        Subcommands::Hear { link, group } => groups::hear(&link, group).map(|()| 0),
+        Subcommands::Say { link, group, text } => groups::send(&link, group, &text).map(|()| 0),
         Subcommands::Guest { memory, deadline, words } => guest(memory, deadline, &words),
     };
     match status {

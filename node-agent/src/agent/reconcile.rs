@@ -51,6 +51,7 @@ impl Agent {
         self.remove_stale_pins(&observed).await;
         self.see_off(&observed).await;
         self.capture_redirects();
+        self.capture_multicast();
     }
 
     async fn observe(&mut self) -> Option<Observed> {

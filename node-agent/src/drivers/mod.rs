@@ -2,7 +2,8 @@
 //!
 //! Drivers know nothing of each other and decide nothing.
 
+pub mod capture;
 pub mod icmp;
+pub mod multicast;
 pub mod nhrp;
-pub mod redirect;
 pub mod resolver;
