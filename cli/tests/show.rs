@@ -337,5 +337,6 @@ fn entry() -> CacheEntry {
         preference: 255,
         requesters: vec![],
         reason: String::new(),
+        software: None,
     }
 }

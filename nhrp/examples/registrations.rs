@@ -86,6 +86,8 @@ fn configuration() -> Config {
         hub_list: Vec::new(),
         advertise: Vec::new(),
         child_hubs: Vec::new(),
+        pool: None,
+        address_request: None,
         fallback_seconds: 0,
         link: LINK,
         nbma: Some(HUB_NBMA.into()),

@@ -17,9 +17,9 @@ mod engine;
 pub mod wire;
 
 pub use engine::{
-    AnnouncedState, BindingState, ByType, ChildHub, Config, Counters, DropReason, Engine, Event, External,
-    HubListState, Input, KnownHub, LinkId, Multicast, Nhs, NhsPhase, NhsState, Origin, Output, Phase,
-    RequesterState, RouteKind, Rule, Secret, ShortcutPhase, ShortcutState, Snapshot, Source, StaticBinding,
-    Time, Uniqueness,
+    AddressRequest, AnnouncedState, BindingState, ByType, ChildHub, Config, Counters, DropReason, Engine,
+    Event, External, HubListState, Input, KnownHub, LeaseState, LinkId, Multicast, Nhs, NhsPhase, NhsState,
+    Origin, Output, Phase, Pool, RequesterState, RouteKind, Rule, Secret, ShortcutPhase, ShortcutState,
+    Snapshot, Source, StaticBinding, Time, Uniqueness,
 };
-pub use wire::{HubEntry, HubNbma, PacketType};
+pub use wire::{HubEntry, HubNbma, PacketType, Software};

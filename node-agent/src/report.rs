@@ -188,6 +188,11 @@ fn hub_state(t: &Tunnel, snapshot: &Snapshot, binding: &BindingState) -> State {
 fn cache(snapshot: &Snapshot) -> Vec<CacheEntry> {
     let mut entries: Vec<_> =
         snapshot.bindings.iter().filter(|b| b.source != Source::Requester).map(binding_entry).collect();
+    for entry in &mut entries {
+        // What a hub of ours says of itself is known by the registration with it.
+        let hub = snapshot.nhs.iter().find(|nhs| nhs.overlay == Some(entry.via));
+        entry.software = entry.software.take().or_else(|| hub?.software.map(software));
+    }
     for binding in snapshot.bindings.iter().filter(|b| b.source != Source::Local) {
         entries.extend(binding.prefixes.iter().map(|p| CacheEntry {
             target: *p,
@@ -234,6 +239,7 @@ fn binding_entry(binding: &BindingState) -> CacheEntry {
         preference: 255,
         requesters: binding.requesters.iter().map(|it| (it.overlay, it.request_id)).collect(),
         reason: String::new(),
+        software: binding.software.map(software),
     }
 }
 
@@ -262,7 +268,12 @@ fn shortcut_entry(shortcut: &ShortcutState, egress: Option<&BindingState>) -> Ca
         preference: 255,
         requesters: Vec::new(),
         reason: shortcut.reason.clone(),
+        software: None,
     }
+}
+
+fn software(software: nhrp::Software) -> view::Software {
+    view::Software { version: software.to_string(), capabilities: software.names() }
 }
 
 fn traffic(snapshot: &Snapshot) -> view::Traffic {

@@ -253,6 +253,18 @@ pub struct CacheEntry {
     /// Why it is negative; empty otherwise.
     #[serde(default)]
     pub reason: String,
+    /// What runs there, if it says so (an agent of ours does).
+    #[serde(default)]
+    pub software: Option<Software>,
+}
+
+/// Version and capabilities of a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Software {
+    /// Version, e.g. `0.1.0`.
+    pub version: String,
+    /// Names of what it can do; what this version has no name for as a number.
+    pub capabilities: Vec<String>,
 }
 
 /// NHRP packets of a tunnel.

@@ -9,7 +9,7 @@ pub fn show_ip_nhrp(report: &Report, family: Family) -> String {
     stanzas(report, family, false)
 }
 
-/// Prints `show ip nhrp detail`: preference and requesters too.
+/// Prints `show ip nhrp detail`: preference, version and requesters too.
 pub fn show_ip_nhrp_detail(report: &Report, family: Family) -> String {
     stanzas(report, family, true)
 }
@@ -62,6 +62,10 @@ fn stanza(interface: &str, entry: &CacheEntry, detail: bool) -> String {
         return out;
     }
     out += &format!("   Preference: {}\n", entry.preference);
+    if let Some(software) = &entry.software {
+        let can: String = software.capabilities.iter().map(|name| format!(" {}", one_line(name))).collect();
+        out += &format!("   Version: {}, Capabilities:{can}\n", one_line(&software.version));
+    }
     for (requester, id) in &entry.requesters {
         out += &format!("  Requester: {} Request ID: {id}\n", address(requester));
     }

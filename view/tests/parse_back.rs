@@ -216,6 +216,7 @@ fn cache() -> impl Strategy<Value = Vec<CacheEntry>> {
         preference: 0,
         requesters: vec![],
         reason: String::new(),
+        software: None,
     });
     prop::collection::vec(entry, 0..30)
 }

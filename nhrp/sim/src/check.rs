@@ -235,6 +235,10 @@ impl World {
                     wrong = Some(format!("{index} removes {prefix} ({kind:?}), which is not there"));
                 }
             }
+            // Nobody here asks for an address.
+            Output::AssignAddress { address, .. } | Output::ReleaseAddress { address, .. } => {
+                wrong = Some(format!("{index} is assigned {address}, which it did not ask for"));
+            }
             Output::Send { .. } | Output::QueryUse { .. } | Output::Withdrawn | Output::Event(_) => {}
         }
         match wrong {

@@ -221,6 +221,8 @@ impl Plan {
             uniqueness: Uniqueness::Identity,
             authentication: self.passwords.iter().cloned().map(Into::into).collect(),
             mtu: 1400,
+            request: None,
+            pool: None,
         }
     }
 }

@@ -76,6 +76,8 @@ fn config(n: u32, hub: Option<u32>, lans: Vec<IpNet>) -> Config {
         uniqueness: Uniqueness::Identity,
         authentication: Vec::new(),
         mtu: 1400,
+        request: None,
+        pool: None,
     }
 }
 

@@ -9,6 +9,7 @@ use super::requesters::Requesters;
 use super::snapshot::Source;
 use super::timers::TimerKey;
 use super::{Engine, Event, Output, RouteKind, Rule, Time};
+use crate::wire::Software;
 
 /// One binding. Local ones (our own addresses) are in the table for their requesters; nothing is installed for them.
 #[derive(Clone, Debug)]
@@ -25,6 +26,8 @@ pub(crate) struct Binding {
     pub(crate) mtu: u16,
     /// It knows our prefix extension.
     pub(crate) extended: bool,
+    /// What it says of itself.
+    pub(crate) software: Option<Software>,
     /// Shortcuts that lead to it.
     pub(crate) users: u32,
     /// Its own list.
@@ -51,6 +54,7 @@ impl Binding {
             holding_time: 0,
             mtu: 0,
             extended: false,
+            software: None,
             users: 0,
             lists: None,
             requesters: Requesters::default(),
@@ -102,6 +106,7 @@ impl Engine {
                 binding.expires = binding.expires.or(old.expires);
                 binding.extended |= old.extended;
                 binding.lists = old.lists.take();
+                binding.software = binding.software.or(old.software);
             }
         }
         let installed =

@@ -65,6 +65,34 @@ pub struct Config {
     pub authentication: Vec<Secret>,
     /// The tunnel's IP MTU in bytes, told in CIEs and the limit for what we send.
     pub mtu: u16,
+    /// Asks the NHSs for an overlay address in band, for each family that `local` has none of.
+    pub request: Option<AddressRequest>,
+    /// What this NHS assigns addresses from in band; `None`: it assigns none.
+    pub pool: Option<Pool>,
+}
+
+/// Wish for overlay addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressRequest {
+    /// Who asks, 1 to 128 bytes: the same identity gets the same address.
+    pub identity: String,
+    /// An IPv4 address is wanted.
+    pub ipv4: bool,
+    /// An IPv6 address is wanted.
+    pub ipv6: bool,
+}
+
+/// What an NHS assigns addresses from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Prefixes within the overlay.
+    pub prefixes: Vec<IpNet>,
+    /// Never assigned.
+    pub reserved: Vec<IpNet>,
+    /// Which share of the pool is this NHS's, from 0, …
+    pub share: u16,
+    /// … and how many there are: several NHSs never assign the same address.
+    pub shares: u16,
 }
 
 /// A password. It does not show in any output for people.

@@ -25,6 +25,12 @@ impl Engine {
     }
 
     pub(crate) fn configure(&mut self, now: Time, new: Config) {
+        let new = self.with_assigned(now, new);
+        self.apply(now, new);
+    }
+
+    /// Does what a configuration, with the addresses that we were assigned, changes.
+    pub(crate) fn apply(&mut self, now: Time, new: Config) {
         if self.config == new {
             return;
         }
@@ -68,6 +74,9 @@ impl Engine {
         if told(&old) != told(&new) || revived {
             self.register_now(now);
         }
+        if old.nhs != new.nhs || old.authentication != new.authentication || revived {
+            self.ask_anew(now);
+        }
     }
 
     /// The local underlay address changed: hubs hear at once.
@@ -84,6 +93,7 @@ impl Engine {
         }
         self.recheck_paths(now);
         if nbma.is_some() {
+            self.ask_anew(now);
             return self.register_now(now);
         }
         for uid in uids {

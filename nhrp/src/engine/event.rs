@@ -12,6 +12,29 @@ use crate::wire::CieCode;
 /// Something happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
+    /// As NHS we assigned an overlay address.
+    AddressAssigned {
+        /// The address.
+        address: IpAddr,
+        /// Who asked for it.
+        identity: String,
+    },
+    /// An NHS assigned us an overlay address.
+    AddressReceived {
+        /// The address.
+        address: IpAddr,
+        /// Name of the NHS.
+        by: String,
+    },
+    /// As NHS we refused to assign an overlay address.
+    AddressRefused {
+        /// Who asked for it.
+        identity: String,
+        /// What it was told.
+        code: CieCode,
+        /// Why.
+        reason: String,
+    },
     /// Somebody claims an overlay address that is taken (and was refused).
     AddressConflict {
         /// The address.
@@ -137,6 +160,11 @@ pub enum Event {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::AddressAssigned { address, identity } => write!(f, "{address} assigned to {identity}"),
+            Self::AddressReceived { address, by } => write!(f, "hub {by} assigned {address} to us"),
+            Self::AddressRefused { identity, code, reason } => {
+                write!(f, "no address for {identity}, refused with {code}: {reason}")
+            }
             Self::AddressConflict { overlay, holder, claimant } => {
                 write!(f, "{claimant} claims {overlay}, which {holder} holds: refused")
             }
@@ -183,6 +211,7 @@ impl Event {
         matches!(
             self,
             Self::AddressConflict { .. }
+                | Self::AddressRefused { .. }
                 | Self::Dropped { .. }
                 | Self::NhsDown { .. }
                 | Self::PrefixRefused { .. }

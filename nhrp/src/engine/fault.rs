@@ -51,6 +51,9 @@ impl Engine {
             return self.drop(now, DropReason::Malformed, Some(received.from));
         };
         let about = embedded.header;
+        if self.address_error(now, about.request_id, about.src_proto, received.from, code) {
+            return;
+        }
         if !self.is_local(about.src_proto) {
             return self.pass_error(now, received, &about);
         }

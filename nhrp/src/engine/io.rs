@@ -138,6 +138,20 @@ pub enum Output {
         /// Why it is there.
         kind: RouteKind,
     },
+    /// Put an overlay address that we were assigned on the link: it is ours until it is released.
+    AssignAddress {
+        /// The tunnel interface.
+        link: LinkId,
+        /// The address.
+        address: IpAddr,
+    },
+    /// Take that address away.
+    ReleaseAddress {
+        /// The tunnel interface.
+        link: LinkId,
+        /// The address.
+        address: IpAddr,
+    },
     /// Find out whether traffic uses this shortcut; answer with [`Input::Use`].
     QueryUse {
         /// The prefix.

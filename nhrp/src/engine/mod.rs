@@ -6,6 +6,7 @@
 //! - `hub_list`: the hubs of the network, as a hub tells them
 //! - `server`: registrations with us; `probe`: who really holds an address; `nat`: several behind one address;
 //!   `announce`: what we tell clients; `multicast`: who gets it
+//! - `assign`: overlay addresses that we ask an NHS for; `lease`: those that we assign as NHS
 //! - `resolve`: requests and replies that we answer or pass on; `shortcut`: our own requests and their routes;
 //!   `answer`: what of the answers is believed; `path`: whether the egress is reached
 //! - `hierarchy`: hubs above and below, next hops
@@ -16,6 +17,7 @@
 
 mod announce;
 mod answer;
+mod assign;
 mod bindings;
 mod client;
 mod config;
@@ -27,6 +29,7 @@ mod hierarchy;
 mod hub_list;
 mod io;
 mod learn;
+mod lease;
 mod limit;
 mod multicast;
 mod nat;
@@ -56,19 +59,22 @@ use ipnet::IpNet;
 use rustc_hash::FxBuildHasher;
 
 pub use client::KnownHub;
-pub use config::{ChildHub, Config, External, Nhs, Phase, Secret, StaticBinding, Uniqueness};
+pub use config::{
+    AddressRequest, ChildHub, Config, External, Nhs, Phase, Pool, Secret, StaticBinding, Uniqueness,
+};
 pub use counters::{ByType, Counters, DropReason};
 pub use event::Event;
 pub use io::{Input, LinkId, Origin, Output, RouteKind, Time};
 pub use multicast::Multicast;
 pub use rules::Rule;
 pub use snapshot::{
-    AnnouncedState, BindingState, HubListState, NhsPhase, NhsState, RequesterState, ShortcutPhase,
+    AnnouncedState, BindingState, HubListState, LeaseState, NhsPhase, NhsState, RequesterState, ShortcutPhase,
     ShortcutState, Snapshot, Source,
 };
 
 use crate::wire::{
-    Builder, Cie, DecodeError, Embedded, ErrorCode, Header, MAX_HOPS, Packet, PacketType, ext, is_password,
+    Authentication, Builder, Cie, DecodeError, Embedded, ErrorCode, Header, MAX_HOPS, Packet, PacketType,
+    Software, ext, same_secret,
 };
 use limit::{Bucket, Budget, Budgets, Limiter};
 use prefix_map::PrefixMap;
@@ -118,6 +124,10 @@ pub struct Engine {
     hub_lists: Vec<HubListState>,
     /// Overlay address of the best NHS, IPv4 and IPv6.
     gateway: (Option<IpAddr>, Option<IpAddr>),
+    /// Overlay addresses that we have, or ask for, in band.
+    asks_for: Vec<assign::Ask>,
+    /// Overlay addresses that we assigned.
+    leases: lease::Leases,
     /// Prefixes that NHSs told us, with the route in force.
     announced: PrefixMap<learn::Announced>,
     shortcuts: PrefixMap<shortcut::Shortcut>,
@@ -154,6 +164,7 @@ impl Engine {
     /// `seed` is where request ids and jitter start; take a different one at each start.
     pub fn new(config: Config, seed: u64, now: Time) -> Self {
         let mut engine = Self::empty(config, seed, now);
+        engine.config = engine.with_assigned(now, engine.config.clone());
         engine.install_configured(now);
         engine.choose_hubs(now);
         engine
@@ -217,6 +228,7 @@ impl Engine {
     pub fn handle_timeout(&mut self, now: Time) {
         while let Some(key) = self.timers.pop(now) {
             match key {
+                TimerKey::Assign(ipv6) => self.assign_due(now, ipv6),
                 TimerKey::Registration(uid) => self.registration_due(now, uid),
                 TimerKey::Silence(uid) => self.silence_due(now, uid),
                 TimerKey::Hubs => self.choose_hubs(now),
@@ -275,6 +287,8 @@ impl Engine {
             hubs: Vec::new(),
             hub_lists: Vec::new(),
             gateway: (None, None),
+            asks_for: Vec::new(),
+            leases: lease::Leases::new(now),
             announced: PrefixMap::new(),
             shortcuts: PrefixMap::new(),
             asks: Map::default(),
@@ -310,9 +324,9 @@ impl Engine {
             _ => None,
         };
         let mut fitting = None;
-        if let Some(value) = value {
+        if let Some(Authentication::ClearText(given)) = value.and_then(Authentication::read) {
             for (index, password) in self.config.authentication.iter().enumerate() {
-                if is_password(value, password.as_bytes()) {
+                if same_secret(given, password.as_bytes()) {
                     fitting = fitting.or(Some(index));
                 }
             }
@@ -511,6 +525,11 @@ pub(crate) struct Received<'a> {
 impl Received<'_> {
     fn header(&self) -> &Header {
         self.packet.header()
+    }
+
+    /// What the sender says of itself; nothing if it is of another make, or says it in a form that we do not know.
+    fn software(&self) -> Option<Software> {
+        Software::decode(self.packet.extension(ext::SOFTWARE)?.value)
     }
 }
 

@@ -166,7 +166,7 @@ impl Engine {
             builder = match extension.kind {
                 ext::RESPONDER => builder.extension_cies(true, ext::RESPONDER, &[self.responder_cie(local)]),
                 ext::AUTHENTICATION => self.authenticated(builder, received.secret),
-                ext::NAT => match public {
+                ext::NAT if extension.is_nat() => match public {
                     Some(nbma) => {
                         builder.extension_cies(extension.compulsory, ext::NAT, &[nat_cie(nbma, local)])
                     }

@@ -62,6 +62,8 @@ impl Engine {
             shortcuts: shortcuts.collect(),
             announced: announced.collect(),
             hub_lists: self.hub_lists.clone(),
+            assigned: self.assigned(),
+            leases: self.leases.states(now),
             counters: self.counters.clone(),
             next_request_id: self.next_id,
         }
@@ -96,8 +98,9 @@ impl Engine {
             replies_received: it.replies,
             last_reply_ms: it.last_reply.map(|last| now.since(last)),
             request_id: it.request_id,
+            software: it.software,
         });
-        state.collect()
+        state.chain(self.ask_states(now)).collect()
     }
 
     /// Number of underlay addresses that something is bound to: cheaper than a snapshot.
@@ -117,6 +120,9 @@ impl Engine {
         self.counters = snapshot.counters.clone();
         self.next_id = snapshot.next_request_id.wrapping_add(ID_GAP);
         self.hub_lists.clone_from(&snapshot.hub_lists);
+        self.leases.resume(now, &snapshot.leases, elapsed_ms);
+        self.resume_assigned(now, &snapshot.assigned);
+        self.config = self.with_assigned(now, self.config.clone());
         self.install_configured(now);
         self.resume_nhs(now, snapshot, elapsed_ms);
         for state in &snapshot.bindings {
@@ -167,6 +173,7 @@ impl Engine {
                 let Some(state) = snapshot.nhs.iter().find(like) else { continue };
                 registration.nhs = registration.nhs.or(state.overlay);
                 registration.public = state.public_nbma;
+                registration.software = state.software;
                 registration.sent = state.requests_sent;
                 registration.failed = state.requests_failed;
                 registration.replies = state.replies_received;
@@ -223,6 +230,7 @@ impl Engine {
                 holding_time: state.holding_time,
                 mtu: state.mtu,
                 extended: state.extended,
+                software: state.software,
                 ..Binding::new(state.nbma, state.source, now)
             };
             self.bind(now, overlay, binding);
@@ -275,9 +283,18 @@ struct Saved<'a> {
 impl Serialize for Saved<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         // All fields by name: a new one has to be written too.
-        let Snapshot { nhs, bindings: _, shortcuts, announced, counters, next_request_id, hub_lists } =
-            self.engine.all_but_bindings(self.now);
-        let mut out = serializer.serialize_struct("Snapshot", 7)?;
+        let Snapshot {
+            nhs,
+            bindings: _,
+            shortcuts,
+            announced,
+            counters,
+            next_request_id,
+            hub_lists,
+            assigned,
+            leases,
+        } = self.engine.all_but_bindings(self.now);
+        let mut out = serializer.serialize_struct("Snapshot", 9)?;
         out.serialize_field("nhs", &nhs)?;
         out.serialize_field("bindings", &SavedBindings(self))?;
         out.serialize_field("shortcuts", &shortcuts)?;
@@ -285,6 +302,8 @@ impl Serialize for Saved<'_> {
         out.serialize_field("counters", &counters)?;
         out.serialize_field("next_request_id", &next_request_id)?;
         out.serialize_field("hub_lists", &hub_lists)?;
+        out.serialize_field("assigned", &assigned)?;
+        out.serialize_field("leases", &leases)?;
         out.end()
     }
 }
@@ -324,5 +343,6 @@ fn binding_state(now: Time, overlay: IpAddr, binding: &Binding) -> BindingState 
         requesters: requesters.collect(),
         extended: binding.extended,
         mtu: binding.mtu,
+        software: binding.software,
     }
 }

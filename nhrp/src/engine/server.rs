@@ -10,8 +10,8 @@ use super::learn::Assembly;
 use super::snapshot::Source;
 use super::{Budget, DropReason, Engine, Event, Received, Rule, Time};
 use crate::wire::{
-    Builder, Cie, CieCode, ENTRY_V6, ErrorCode, Header, LIST_HEADER, PacketType, PrefixChunk, ext, flags,
-    list_flags,
+    Builder, Cie, CieCode, ENTRY_V6, ErrorCode, Header, LIST_HEADER, PacketType, PrefixChunk, Software, ext,
+    flags, list_flags,
 };
 
 /// Bindings in all: what an overlay of IPv6 could hold is without end.
@@ -56,6 +56,9 @@ impl Engine {
             self.drop(now, DropReason::UnknownExtension, Some(from));
             return self.send_error(now, from, received.packet, ErrorCode::UnrecognisedExtension);
         }
+        if self.address_requested(now, received) {
+            return;
+        }
         // A client that does not know our address learns it from the destination of the reply.
         let dst_proto = if self.is_local(header.dst_proto) { header.dst_proto } else { local };
         let mut reply = self.builder(&Header {
@@ -66,7 +69,7 @@ impl Engine {
         });
         let mut accepted = false;
         for cie in received.packet.cies() {
-            let claim = cie.proto.filter(|proto| !proto.is_unspecified()).unwrap_or(header.src_proto);
+            let claim = claimed(&cie, &header);
             match self.judge(now, claim, &cie, &header, from) {
                 // All at once are more than can be put into the kernel: the client comes again in a second.
                 Verdict::Admit if !self.budgets.take_claim(now) => {
@@ -75,7 +78,7 @@ impl Engine {
                 }
                 Verdict::Accept | Verdict::Admit => {
                     self.accept(now, claim, &cie, &header, from);
-                    accepted |= cie.code == 0;
+                    accepted |= cie.code == 0 && claim == header.src_proto;
                     reply = reply.cie(&cie);
                 }
                 Verdict::Refuse(code, reason) => {
@@ -96,6 +99,11 @@ impl Engine {
                     return self.drop(now, DropReason::ProbePending, Some(from));
                 }
             }
+        }
+        // What else the packet says is about its sender: who claims one address must not speak for another.
+        if accepted && let Some(binding) = self.bindings.get_mut(&header.src_proto) {
+            binding.software = received.software();
+            self.lease_claimed(now, received);
         }
         let list = if accepted { self.client_list(now, received) } else { None };
         self.answer_registration(received, reply, dst_proto, list);
@@ -296,7 +304,7 @@ impl Engine {
                     builder.append_by(true, ext::RESPONDER, |out| us.write(out));
                 }
                 ext::AUTHENTICATION => builder = self.authenticated(builder, received.secret),
-                ext::NAT if natted => {
+                ext::NAT if natted && extension.is_nat() => {
                     let given = extension.cies().ok().filter(|list| !list.as_bytes().is_empty());
                     let prefix_len = if header.src_proto.is_ipv4() { 32 } else { 128 };
                     // FRR sends none, and looks for itself in the second place.
@@ -318,6 +326,7 @@ impl Engine {
                     Some(hubs) => builder.append(false, ext::HUBS, &hubs.encode()),
                     None => builder.append(extension.compulsory, extension.kind, extension.value),
                 },
+                ext::SOFTWARE => builder.append(false, ext::SOFTWARE, &Software::OURS.encode()),
                 ext::PREFIXES if list.is_some() => {
                     builder.append_by(false, ext::PREFIXES, |out| list.iter().for_each(|it| it.write(out)));
                 }
@@ -341,4 +350,9 @@ impl Engine {
             ext::HUBS,
         ])
     }
+}
+
+/// The overlay address that an entry is about: its own, or the one of the header.
+fn claimed(cie: &Cie, header: &Header) -> IpAddr {
+    cie.proto.filter(|proto| !proto.is_unspecified()).unwrap_or(header.src_proto)
 }

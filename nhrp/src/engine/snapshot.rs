@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::counters::Counters;
-use crate::wire::HubEntry;
+use crate::wire::{HubEntry, Software};
 
 /// All tables at one moment. Ages and remaining times are in milliseconds, so that a snapshot can be carried over a
 /// restart ([`super::Engine::restore`]).
@@ -23,6 +23,12 @@ pub struct Snapshot {
     /// Lists of hubs that NHSs told us.
     #[serde(default)]
     pub hub_lists: Vec<HubListState>,
+    /// Overlay addresses that NHSs assigned to us.
+    #[serde(default)]
+    pub assigned: Vec<IpAddr>,
+    /// Overlay addresses that we assigned.
+    #[serde(default)]
+    pub leases: Vec<LeaseState>,
     /// Packets by type and direction, drops by reason.
     pub counters: Counters,
     /// Next request id (RFC 2332 §5.2.3 wants ids to survive a restart).
@@ -87,6 +93,9 @@ pub struct NhsState {
     pub last_reply_ms: Option<u64>,
     /// Id of the last request.
     pub request_id: u32,
+    /// Version and capabilities, if it says them (0x3803).
+    #[serde(default)]
+    pub software: Option<Software>,
 }
 
 /// Where a binding came from; a later variant never outranks an earlier one.
@@ -133,6 +142,9 @@ pub struct BindingState {
     pub extended: bool,
     /// MTU from its CIE, 0 if none.
     pub mtu: u16,
+    /// Version and capabilities, if it says them (0x3803).
+    #[serde(default)]
+    pub software: Option<Software>,
 }
 
 /// Somebody who was told of a binding, and is to hear when it no longer holds.
@@ -202,4 +214,15 @@ pub struct HubListState {
     pub generation: u32,
     /// The hubs.
     pub entries: Vec<HubEntry>,
+}
+
+/// An overlay address that we assigned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseState {
+    /// The address.
+    pub address: IpAddr,
+    /// Whose it is.
+    pub identity: String,
+    /// Milliseconds for which it is kept, unless its client is heard of.
+    pub expires_ms: u64,
 }

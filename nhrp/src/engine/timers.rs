@@ -13,6 +13,8 @@ use super::io::Time;
 /// Whose timer it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum TimerKey {
+    /// An overlay address, IPv6 or not, that we ask for.
+    Assign(bool),
     Registration(u32),
     /// What a silent NHS told us.
     Silence(u32),

@@ -17,12 +17,16 @@ pub mod ext {
     pub const AUTHENTICATION: u16 = 7;
     /// Vendor-Private; may repeat, is echoed.
     pub const VENDOR: u16 = 8;
-    /// Cisco's NAT Address: a list of CIEs.
+    /// Cisco's NAT Address: a list of CIEs. RFC 2735 gave the same number to Device Capabilities.
     pub const NAT: u16 = 9;
     /// Our prefix lists, not compulsory (range for experiments).
     pub const PREFIXES: u16 = 0x3800;
     /// Our list of hubs, not compulsory.
     pub const HUBS: u16 = 0x3801;
+    /// Our version and capabilities, not compulsory.
+    pub const SOFTWARE: u16 = 0x3803;
+    /// A client without an overlay address asks for one, and the answer; not compulsory.
+    pub const ADDRESS: u16 = 0x3804;
     /// Where the egress of redirected traffic is (one CIE), in our Traffic Indications to nodes of ours.
     pub const EGRESS: u16 = 0x3805;
     /// In a Resolution Request: the answer is to go back by the NHS that the request comes by. Empty.
@@ -44,11 +48,33 @@ pub struct Extension<'a> {
     pub value: &'a [u8],
 }
 
+/// RFC 2735 Device Capabilities: what the two ends can do, as bits (the highest of each: VPN).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceCapabilities {
+    /// Bits of the requester.
+    pub source: u32,
+    /// Bits of the responder; zero in a request.
+    pub destination: u32,
+}
+
 impl<'a> Extension<'a> {
+    /// Whether it is Cisco's NAT Address: its number and not [`Self::device_capabilities`].
+    pub fn is_nat(&self) -> bool {
+        self.kind == ext::NAT && self.device_capabilities().is_none()
+    }
+
+    /// The other meaning of [`ext::NAT`], told by its length: no list of entries has eight bytes.
+    pub fn device_capabilities(&self) -> Option<DeviceCapabilities> {
+        let [s0, s1, s2, s3, d0, d1, d2, d3] = *<&[u8; 8]>::try_from(self.value).ok()?;
+        let bits = |octets| u32::from_be_bytes(octets);
+        let both = DeviceCapabilities { source: bits([s0, s1, s2, s3]), destination: bits([d0, d1, d2, d3]) };
+        (self.kind == ext::NAT).then_some(both)
+    }
+
     /// The content as a list of client information entries (types 3, 4, 5 and 9).
     ///
     /// # Errors
-    /// [`DecodeError::Cie`] or [`DecodeError::AddressLength`] if it is none (type 9 also stands for RFC 2735).
+    /// [`DecodeError::Cie`] or [`DecodeError::AddressLength`] if it is none.
     pub fn cies(&self) -> Result<Cies<'a>, DecodeError> {
         cies(self.value)
     }

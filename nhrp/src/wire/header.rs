@@ -131,8 +131,8 @@ pub mod flags {
     pub const NAT: u16 = 0x0002;
 }
 
-/// Error codes of Error Indications (RFC 2332 §5.2.7). Legacy numbers of FRR and OpenNHRP (2 for a loop, 16 stays
-/// other) read as the RFC's; what we send is the RFC's.
+/// Error codes of Error Indications (RFC 2332 §5.2.7). The legacy number of FRR and OpenNHRP for a loop, 2,
+/// reads as the RFC's 3; what we send is the RFC's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ErrorCode {
     /// 1: a compulsory extension is not known.
@@ -153,6 +153,10 @@ pub enum ErrorCode {
     AuthenticationFailure,
     /// 15: hop count exceeded.
     HopCountExceeded,
+    /// 16 (RFC 2735): the packet is of another VPN.
+    VpnMismatch,
+    /// 17 (RFC 2735): VPNs are not supported.
+    VpnUnsupported,
     /// Any other number.
     Other(u16),
 }
@@ -169,6 +173,8 @@ impl From<u16> for ErrorCode {
             10 => Self::InvalidReply,
             11 => Self::AuthenticationFailure,
             15 => Self::HopCountExceeded,
+            16 => Self::VpnMismatch,
+            17 => Self::VpnUnsupported,
             other => Self::Other(other),
         }
     }
@@ -186,6 +192,8 @@ impl From<ErrorCode> for u16 {
             ErrorCode::InvalidReply => 10,
             ErrorCode::AuthenticationFailure => 11,
             ErrorCode::HopCountExceeded => 15,
+            ErrorCode::VpnMismatch => 16,
+            ErrorCode::VpnUnsupported => 17,
             ErrorCode::Other(other) => other,
         }
     }
@@ -203,6 +211,8 @@ impl fmt::Display for ErrorCode {
             Self::InvalidReply => f.write_str("invalid reply"),
             Self::AuthenticationFailure => f.write_str("authentication failure"),
             Self::HopCountExceeded => f.write_str("hop count exceeded"),
+            Self::VpnMismatch => f.write_str("VPN mismatch"),
+            Self::VpnUnsupported => f.write_str("VPN not supported"),
             Self::Other(code) => write!(f, "error {code}"),
         }
     }

@@ -4,8 +4,10 @@
 //! accessors and iterators cannot fail and copy nothing. Writing: [`Builder`] is the only way to make a packet.
 //! [`Message`] owns all parts of a packet, for tools and tests. No function here panics, whatever the bytes are.
 
+mod assignment;
 mod auth;
 mod builder;
+mod capabilities;
 mod checksum;
 mod cie;
 mod error;
@@ -16,12 +18,14 @@ mod message;
 mod packet;
 mod prefixes;
 
-pub use auth::{CLEAR_TEXT, authentication_value, is_password, same_secret};
+pub use assignment::{Assignment, MAX_IDENTITY, assignment_flags};
+pub use auth::{Authentication, CLEAR_TEXT, authentication_value, same_secret};
 pub use builder::Builder;
+pub use capabilities::{Software, capability};
 pub use checksum::{checksum, checksum_is_valid};
 pub use cie::{Cie, CieCode, Cies, cies};
 pub use error::DecodeError;
-pub use extension::{Extension, Extensions, ext};
+pub use extension::{DeviceCapabilities, Extension, Extensions, ext};
 pub use header::{ErrorCode, Header, MAX_HOPS, PacketType, flags};
 pub use hubs::{HUBS_HEADER, HubChunk, HubEntry, HubNbma, hub_flags};
 pub use message::{Message, OwnedExtension};

@@ -2,7 +2,10 @@
 
 #![allow(unreachable_pub, reason = "one binary: `pub` means shared between the scenarios")]
 
+mod assignment;
 mod budgets;
+mod conformance;
+mod extensions;
 mod found;
 mod hierarchy;
 mod hub_list;

@@ -83,6 +83,8 @@ pub fn spoke(n: u32, subnets: &[impl AsRef<str>]) -> Config {
         uniqueness: Uniqueness::Identity,
         authentication: Vec::new(),
         mtu: 1400,
+        request: None,
+        pool: None,
     }
 }
 
@@ -90,6 +92,8 @@ pub fn spoke(n: u32, subnets: &[impl AsRef<str>]) -> Config {
 pub struct Node {
     pub engine: Engine,
     pub config: Config,
+    /// Overlay addresses that it got in band.
+    pub assigned: BTreeSet<IpAddr>,
     pub neighbours: BTreeMap<IpAddr, IpAddr>,
     pub routes: BTreeMap<(IpNet, RouteKind), IpAddr>,
     pub events: Vec<Event>,
@@ -188,6 +192,7 @@ impl Net {
         self.nodes.push(Node {
             engine,
             config,
+            assigned: BTreeSet::new(),
             neighbours: BTreeMap::new(),
             routes: BTreeMap::new(),
             events: Vec::new(),
@@ -357,6 +362,12 @@ impl Net {
                     self.nodes[index].engine.handle_input(now, Input::Use { prefix, used });
                     continue;
                 }
+                Output::AssignAddress { address, .. } => {
+                    node.assigned.insert(address);
+                }
+                Output::ReleaseAddress { address, .. } => {
+                    assert!(node.assigned.remove(&address), "no such address: {address}");
+                }
                 Output::Withdrawn => node.withdrawn = true,
                 Output::Event(event) => {
                     assert!(!event.to_string().contains('\n'));
@@ -416,8 +427,9 @@ impl Net {
         let mut at = start;
         loop {
             let node = &self.nodes[at];
-            let ours =
-                node.config.local.contains(&dst) || node.config.subnets.iter().any(|net| net.contains(&dst));
+            let ours = node.config.local.contains(&dst)
+                || node.assigned.contains(&dst)
+                || node.config.subnets.iter().any(|net| net.contains(&dst));
             if ours {
                 return Ok(way);
             }

@@ -77,6 +77,9 @@ pub fn nhrp_config(spec: &DmvpnEndpointSpec, facts: &NhrpFacts) -> nhrp::Config 
         },
         authentication: facts.passwords.iter().cloned().map(nhrp::Secret::from).collect(),
         mtu: spec.tunnel.mtu,
+        // The API has no words for in-band assignment yet.
+        request: None,
+        pool: None,
     }
 }
 

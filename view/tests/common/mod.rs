@@ -75,6 +75,7 @@ pub(crate) fn entry(target: &str, via: &str, nbma: &str, kind: CacheKind, flags:
         preference: 255,
         requesters: Vec::new(),
         reason: String::new(),
+        software: None,
     }
 }
 

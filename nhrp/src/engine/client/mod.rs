@@ -24,7 +24,7 @@ use super::learn::Assembly;
 use super::snapshot::{NhsPhase, Source};
 use super::timers::TimerKey;
 use super::{Engine, Time};
-use crate::wire::{CieCode, ErrorCode, HubEntry};
+use crate::wire::{CieCode, ErrorCode, HubEntry, Software};
 
 /// An NHS of the configuration.
 #[derive(Clone, Debug)]
@@ -127,6 +127,8 @@ pub(crate) struct Registration {
     pub(crate) replies: u64,
     pub(crate) last_reply: Option<Time>,
     pub(crate) public: Option<IpAddr>,
+    /// What the NHS says of itself.
+    pub(crate) software: Option<Software>,
     /// Entries of our own list that the NHS acknowledged in this round, and the round.
     told: usize,
     /// Which of our lists was told last.
@@ -292,6 +294,7 @@ impl Registration {
             replies: 0,
             last_reply: None,
             public: None,
+            software: None,
             told: 0,
             list: 0,
             telling: 0,

@@ -10,7 +10,7 @@ use crate::wire::{CieCode, PrefixChunk, ext, list_flags};
 impl Engine {
     /// A Registration Reply: to a registration of ours, or to a list that we pushed as NHS.
     pub(crate) fn registration_reply(&mut self, now: Time, received: &Received<'_>) {
-        if self.push_answered(now, received) {
+        if self.push_answered(now, received) || self.address_answered(now, received) {
             return;
         }
         let header = *received.header();
@@ -56,6 +56,12 @@ impl Engine {
 
     /// NAK or error: tried again later, with a new id.
     pub(crate) fn registration_refused(&mut self, now: Time, uid: u32, reason: Reason) {
+        let local = self.registration_mut(uid).map(|registration| registration.local);
+        if reason == Reason::Refused(CieCode::AlreadyRegistered)
+            && local.is_some_and(|local| self.address_lost(now, local))
+        {
+            return;
+        }
         let Some(registration) = self.registration_mut(uid) else { return };
         registration.outstanding = false;
         registration.resumed = false;
@@ -88,6 +94,7 @@ impl Engine {
         let nat = received.packet.extension(ext::NAT).and_then(|it| it.cies().ok());
         let seen = nat.into_iter().flatten().skip(1).find(|cie| cie.proto == Some(registration.local));
         registration.public = seen.and_then(|cie| cie.nbma).filter(|seen| Some(*seen) != own_nbma);
+        registration.software = received.software();
         registration.refusals = 0;
         registration.told = registration.telling;
         registration.serving = true;

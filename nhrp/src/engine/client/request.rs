@@ -13,7 +13,7 @@ use super::super::snapshot::NhsPhase;
 use super::super::timers::TimerKey;
 use super::super::{Engine, Time};
 use super::Reason;
-use crate::wire::{Builder, Cie, PacketType, PrefixChunk, ext, flags, list_flags};
+use crate::wire::{Builder, Cie, PacketType, PrefixChunk, Software, ext, flags, list_flags};
 
 /// Misses after which an NHS counts as down.
 const MISSES: u32 = 3;
@@ -190,6 +190,11 @@ impl Engine {
         };
         let builder = self.request_extensions(Builder::new(&header).cie(&own));
         let builder = builder.extension_cies(false, ext::NAT, &[nat]);
+        let builder = builder.extension(false, ext::SOFTWARE, &Software::OURS.encode());
+        let builder = match self.lease_claim(local) {
+            Some(claim) => builder.extension(false, ext::ADDRESS, &claim.encode()),
+            None => builder,
+        };
         let builder = match self.hubs_held(hub_at) {
             Some(held) => builder.extension(false, ext::HUBS, &held.encode()),
             None => builder,
