@@ -38,5 +38,5 @@ pub use copy_socket::CopySocket;
 pub use error::Error;
 pub use icmp::{GreRefused, IcmpSocket};
 pub use kernel::{Applied, Kernel};
-pub use nflog::{Logged, Nflog};
+pub use nflog::{Logged, Nflog, packets};
 pub use nhrp_socket::{NhrpSocket, Packets};

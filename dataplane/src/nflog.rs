@@ -89,12 +89,17 @@ impl Nflog {
         loop {
             let received = self.socket.receive(&mut buffer, DATAGRAM).await;
             received.map_err(|source| Error::Io { what: "receive NFLOG", source })?;
-            let found: Vec<_> = frame::messages(&buffer).filter_map(|m| logged(m.whole())).collect();
+            let found = packets(&buffer);
             if !found.is_empty() {
                 return Ok(found);
             }
         }
     }
+}
+
+/// The packets in a datagram of nfnetlink_log; whatever else is in it, or cannot be read, is passed over.
+pub fn packets(datagram: &[u8]) -> Vec<Logged> {
+    frame::messages(datagram).filter_map(|message| logged(message.whole())).collect()
 }
 
 fn logged(message: &[u8]) -> Option<Logged> {

@@ -87,7 +87,7 @@ fn configuration() -> Config {
         advertise: Vec::new(),
         child_hubs: Vec::new(),
         pool: None,
-        address_request: None,
+        request: None,
         fallback_seconds: 0,
         link: LINK,
         nbma: Some(HUB_NBMA.into()),
