@@ -1,7 +1,7 @@
 //! Ring 1: who may import whom. Each crate is a room with its own doors; this keeps them shut that must be shut. The map
 //! for people is ARCHITECTURE.md; the one that the build holds to is `DOORS` below.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,6 +20,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("operator", &["crds", "compile"]),
     ("node-agent", &["crds", "compile", "nhrp", "vici", "dataplane", "view"]),
     ("cli", &["view", "crds"]),
+    ("fuzz", &["nhrp", "dataplane"]),
     // The lab may use everything, nothing may use the lab.
     ("e2e", &["nhrp", "vici", "dataplane", "crds", "view", "compile", "operator", "node-agent", "cli"]),
 ];
@@ -127,6 +128,48 @@ fn files_stay_short() {
     }
     let wrong: Vec<_> = long.iter().filter(|(lines, _)| *lines > MOST_LINES).collect();
     assert!(wrong.is_empty(), "more than {MOST_LINES} lines: {wrong:?}");
+}
+
+/// docs/nhrp-conformance.md names files of `nhrp/src`, and tests by file and function.
+#[test]
+fn the_conformance_table_names_what_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let table = read(&root.join("docs/nhrp-conformance.md"));
+    let tests: BTreeSet<String> = Room::all()
+        .values()
+        .flat_map(|room| sources(&room.folder))
+        .flat_map(|file| tests_of(&file))
+        .collect();
+    let (mut named, mut wrong) = (0, Vec::new());
+    for name in
+        table.lines().filter(|line| line.starts_with('|')).flat_map(|line| line.split('`').skip(1).step_by(2))
+    {
+        if name.contains("::") {
+            named += 1;
+            if !tests.contains(name) {
+                wrong.push(name);
+            }
+        } else if name.ends_with(".rs") && !root.join("nhrp/src").join(name).exists() {
+            wrong.push(name);
+        }
+    }
+    assert!(named > 50, "only {named} tests are named");
+    assert!(wrong.is_empty(), "not there: {wrong:?}");
+}
+
+/// `file::function` of each test in a file.
+fn tests_of(file: &Path) -> Vec<String> {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let text = read(file);
+    let mut lines = text.lines().map(str::trim);
+    let mut found = Vec::new();
+    while let Some(line) = lines.next() {
+        if line == "#[test]" {
+            let name = lines.find_map(|line| line.strip_prefix("fn ")?.split(['(', '<']).next());
+            found.extend(name.map(|name| format!("{stem}::{name}")));
+        }
+    }
+    found
 }
 
 #[test]
