@@ -2,7 +2,7 @@
 //! into GRE and sent from a raw socket with any source address. Run as `dmvpn-lab inject` in a host.
 
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
 use anyhow::{Context, Result, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -12,8 +12,25 @@ use crate::paths;
 
 const GRE: u8 = 47;
 const NHRP: u16 = 0x2001;
+const IPV4: u16 = 0x0800;
 /// Bytes before the mandatory part.
 const FIXED: usize = 20;
+
+/// Extension types of RFC 2332 §5.3, with the bit that says "compulsory".
+pub mod ext {
+    /// Responder Address.
+    pub const RESPONDER: u16 = 0x8003;
+    /// Forward Transit NHS Record.
+    pub const FORWARD_RECORD: u16 = 0x8004;
+    /// Authentication.
+    pub const AUTHENTICATION: u16 = 0x8007;
+    /// Cisco's NAT Address.
+    pub const NAT: u16 = 0x0009;
+    /// Our prefix lists.
+    pub const PREFIXES: u16 = 0x3800;
+    /// Compulsory, and nobody knows it.
+    pub const UNKNOWN: u16 = 0x8123;
+}
 
 /// An NHRP packet with IPv4 addresses inside and outside.
 #[derive(Clone, Debug)]
@@ -22,6 +39,8 @@ pub struct Nhrp {
     pub kind: u8,
     /// Flags of the mandatory part.
     pub flags: u16,
+    /// Hop count.
+    pub hops: u8,
     /// Request id.
     pub id: u32,
     /// Source NBMA address as it claims.
@@ -32,13 +51,38 @@ pub struct Nhrp {
     pub destination: Ipv4Addr,
     /// What follows: client entries ([`Self::entry`]) or a payload.
     pub rest: Vec<u8>,
+    /// Extensions: type with its compulsory bit, content.
+    pub extensions: Vec<(u16, Vec<u8>)>,
 }
 
 impl Nhrp {
     /// A packet of that kind that goes on with nothing.
     #[must_use]
     pub fn new(kind: u8, nbma: Ipv4Addr, source: Ipv4Addr, destination: Ipv4Addr) -> Self {
-        Self { kind, flags: 0, id: 0x4242, nbma, source, destination, rest: Vec::new() }
+        let (rest, extensions) = (Vec::new(), Vec::new());
+        Self { kind, flags: 0, hops: 255, id: 0x4242, nbma, source, destination, rest, extensions }
+    }
+
+    /// Appends an extension.
+    #[must_use]
+    pub fn extension(mut self, kind: u16, value: &[u8]) -> Self {
+        self.extensions.push((kind, value.to_vec()));
+        self
+    }
+
+    /// Appends an extension that is a list of one client entry.
+    #[must_use]
+    pub fn extension_entry(self, kind: u16, nbma: Ipv4Addr, address: Ipv4Addr) -> Self {
+        let list = Self { rest: Vec::new(), ..self.clone() }.entry(32, nbma, Some(address)).rest;
+        self.extension(kind, &list)
+    }
+
+    /// What an error indication is about, with its code.
+    #[must_use]
+    pub fn error(mut self, code: u16, about: &[u8]) -> Self {
+        self.id = u32::from(code) << 16;
+        self.rest.extend(about);
+        self
     }
 
     /// Adds a client entry of prefix length `length` about `address` (if any) at `nbma`, for 600 s.
@@ -65,8 +109,8 @@ impl Nhrp {
     /// The packet with its lengths and a right checksum.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
-        // ar$afn, ar$pro.type, ar$pro.snap, ar$hopcnt, size, checksum, no extensions, version, type, lengths.
-        let mut bytes = vec![0, 1, 8, 0, 0, 0, 0, 0, 0, 255, 0, 0, 0, 0, 0, 0, 1, self.kind, 4, 0];
+        // ar$afn, ar$pro.type, ar$pro.snap, ar$hopcnt, size, checksum, extensions, version, type, lengths.
+        let mut bytes = vec![0, 1, 8, 0, 0, 0, 0, 0, 0, self.hops, 0, 0, 0, 0, 0, 0, 1, self.kind, 4, 0];
         debug_assert_eq!(bytes.len(), FIXED);
         bytes.extend([4, 4]);
         bytes.extend(self.flags.to_be_bytes());
@@ -75,6 +119,16 @@ impl Nhrp {
             bytes.extend(address.octets());
         }
         bytes.extend(&self.rest);
+        if !self.extensions.is_empty() {
+            let offset = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+            bytes.splice(14..16, offset.to_be_bytes());
+            for (kind, value) in &self.extensions {
+                bytes.extend(kind.to_be_bytes());
+                bytes.extend(u16::try_from(value.len()).unwrap_or(u16::MAX).to_be_bytes());
+                bytes.extend(value);
+            }
+            bytes.extend([0x80, 0, 0, 0]);
+        }
         let size = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
         bytes.splice(10..12, size.to_be_bytes());
         seal(&mut bytes);
@@ -82,27 +136,63 @@ impl Nhrp {
     }
 }
 
+/// A registration of an IPv6 overlay address, over IPv4.
+#[must_use]
+pub fn registration_of_ipv6(nbma: Ipv4Addr, source: Ipv6Addr, destination: Ipv6Addr) -> Vec<u8> {
+    let mut bytes = vec![0, 1, 0x86, 0xdd, 0, 0, 0, 0, 0, 255, 0, 72, 0, 0, 0, 0, 1, 3, 4, 0];
+    bytes.extend([16, 16, 0, 0, 0, 0, 0x42, 0x42]);
+    bytes.extend(nbma.octets());
+    bytes.extend(source.octets());
+    bytes.extend(destination.octets());
+    bytes.extend([0, 255, 0, 0, 0x05, 0x78, 0x02, 0x58, 0, 0, 0, 0]);
+    debug_assert_eq!(bytes.len(), 76);
+    bytes.splice(10..12, [0, 76]);
+    seal(&mut bytes);
+    bytes
+}
+
 /// Puts the checksum right, as whoever changed a byte on purpose wants it.
 pub fn seal(bytes: &mut [u8]) {
     let Some(field) = bytes.get_mut(12..14) else { return };
     field.fill(0);
-    let words = bytes.chunks(2).map(|w| u32::from(w[0]) << 8 | w.get(1).map_or(0, |b| u32::from(*b)));
-    let mut sum: u32 = words.sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    let sum = !u16::try_from(sum).unwrap_or(0);
+    let sum = checksum(bytes);
     if let Some(field) = bytes.get_mut(12..14) {
         field.copy_from_slice(&sum.to_be_bytes());
     }
 }
 
+/// The Internet's checksum (RFC 1071).
+fn checksum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|w| u32::from(w[0]) << 8 | w.get(1).map_or(0, |b| u32::from(*b)));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !u16::try_from(sum).unwrap_or(0)
+}
+
+/// A whole IPv4 packet of an experimental protocol, behind a GRE header: data for the tunnel.
+#[must_use]
+pub fn data_in_gre(key: u32, source: Ipv4Addr, destination: Ipv4Addr) -> Vec<u8> {
+    let mut bytes = vec![0x45, 0, 0, 40, 0, 0, 0, 0, 64, 253, 0, 0];
+    bytes.extend(source.octets());
+    bytes.extend(destination.octets());
+    let sum = checksum(&bytes);
+    bytes.splice(10..12, sum.to_be_bytes());
+    bytes.resize(40, 0);
+    gre(Some(key), IPV4, &bytes)
+}
+
 /// `payload` behind a GRE header that says NHRP, with `key` if there is one.
 #[must_use]
 pub fn in_gre(key: Option<u32>, payload: &[u8]) -> Vec<u8> {
+    gre(key, NHRP, payload)
+}
+
+fn gre(key: Option<u32>, protocol: u16, payload: &[u8]) -> Vec<u8> {
     let flags: u16 = if key.is_some() { 0x2000 } else { 0 };
     let mut bytes = flags.to_be_bytes().to_vec();
-    bytes.extend(NHRP.to_be_bytes());
+    bytes.extend(protocol.to_be_bytes());
     bytes.extend(key.into_iter().flat_map(u32::to_be_bytes));
     bytes.extend(payload);
     bytes
