@@ -356,23 +356,22 @@ impl Engine {
                 Reason::Refused(_) => ("AddressNotAssigned", "the hub assigns no overlay addresses".into()),
                 reason => (reason.code(), format!("asking for an overlay address: {}", reason.text())),
             };
-            let priority = self.hubs.iter().find(|hub| hub.config.name == name)?.config.priority;
+            let hub = &self.hubs.iter().find(|hub| hub.config.name == name)?.config;
             Some(NhsState {
                 name,
                 overlay,
                 nbma: Some(nbma),
-                priority,
+                priority: hub.priority,
+                cluster: hub.cluster,
                 phase: NhsPhase::Expecting,
                 reason: text,
                 reason_code: code.into(),
                 since_ms: now.since(ask.since),
-                public_nbma: None,
                 requests_sent: ask.sent,
                 requests_failed: ask.sent.saturating_sub(ask.replies),
                 replies_received: ask.replies,
-                last_reply_ms: None,
                 request_id: ask.request_id.unwrap_or_default(),
-                software: None,
+                ..NhsState::default()
             })
         })
     }
