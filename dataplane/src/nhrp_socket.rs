@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::Error;
 use crate::requests;
-use crate::sys::{BURST, ETH_P_NHRP, Frame, PACKET_BYTES, Packet};
+use crate::sys::{BURST, ETH_P_NHRP, PACKET_BYTES, Packet};
 
 /// Packets that came in: all in one buffer, one behind the other.
 #[derive(Clone, Debug, Default)]

@@ -26,7 +26,7 @@ use crate::api::ReportRequest;
 use crate::drivers::capture;
 use crate::drivers::nhrp::Burst;
 use crate::drivers::resolver::{Resolved, Resolver};
-use crate::drivers::{icmp, redirect};
+use crate::drivers::icmp;
 use crate::plan::wanted::REDIRECT_GROUP;
 use crate::source::Desired;
 use crate::summary::Summary;
@@ -294,6 +294,7 @@ impl Agent {
                     Ok(underlay) => drop(ops.splice(0..0, tunnel.see_underlay(underlay))),
                     Err(error) => warn!(network, %error, "underlay"),
                 }
+            }
             if std::mem::take(&mut tunnel.told) {
                 self.reconcile_at = self.reconcile_at.min(now.after(SETTLE_MS));
             }
