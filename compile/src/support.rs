@@ -2,8 +2,8 @@
 //! silence. Whoever builds a feature removes its row.
 
 use crds::network::{
-    DmvpnNetworkSpec, DscpPolicy, InterfaceState, IpsecMode, MtuPolicy, NhrpMode, Phase,
-    RegistrationPolicy, RoutingProtocol, UnderlayFamily,
+    DmvpnNetworkSpec, DscpPolicy, InterfaceState, IpsecMode, MtuPolicy, NhrpMode, Phase, RegistrationPolicy,
+    RoutingProtocol, UnderlayFamily,
 };
 use crds::spoke::{DmvpnSpokeSpec, PodCidrPolicy};
 use crds::{Reason, schema};

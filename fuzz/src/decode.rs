@@ -1,7 +1,8 @@
 //! The codec.
 
 use nhrp::wire::{
-    Assignment, Authentication, Builder, Embedded, Extension, Message, Packet, PrefixChunk, Software,
+    Assignment, Authentication, Builder, Embedded, Extension, HubChunk, Message, Packet, PrefixChunk,
+    Software,
 };
 
 /// Reads the bytes as they are, and once more with size and checksum made to fit.
@@ -43,6 +44,9 @@ fn look_into(extension: &Extension<'_>) {
     let entries = extension.cies().map(Iterator::count);
     assert!(!(extension.device_capabilities().is_some() && entries.is_ok()), "two meanings of {extension:?}");
     let _ = Authentication::read(extension.value);
+    if let Ok(hubs) = HubChunk::decode(extension.value) {
+        assert_eq!(HubChunk::decode(&hubs.encode()), Ok(hubs));
+    }
     if let Some(software) = Software::decode(extension.value) {
         assert_eq!(Software::decode(&software.encode()), Some(software));
     }

@@ -94,8 +94,17 @@ fn config(who: u8) -> Config {
         overlay: if bit(1) { vec![overlay(0)] } else { Vec::new() },
         nbma: vec![nbma(0), nbma(4)],
         priority: 0,
+        cluster: 0,
+        max_connections: 0,
+        draining: false,
     };
-    let second = Nhs { name: "hub2".into(), overlay: vec![overlay(4)], nbma: vec![nbma(4)], priority: 1 };
+    let second = Nhs {
+        name: "hub2".into(),
+        overlay: vec![overlay(4)],
+        nbma: vec![nbma(4)],
+        priority: 1,
+        ..nhs.clone()
+    };
     let mapped = StaticBinding { overlay: overlay(4), nbma: nbma(4), prefixes: vec![net([10, 4, 0, 0], 24)] };
     Config {
         link: LINK,
@@ -117,6 +126,11 @@ fn config(who: u8) -> Config {
             prefixes: vec![net([10, 2, 0, 0], 24)],
         }],
         holding_time: 30,
+        fallback_seconds: 0,
+        names: Vec::new(),
+        hub_list: Vec::new(),
+        child_hubs: Vec::new(),
+        advertise: Vec::new(),
         registration_interval: None,
         unique: bit(4),
         uniqueness: match who >> 5 & 3 {

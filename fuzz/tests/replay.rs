@@ -57,7 +57,6 @@ fn seeds_reach_what_they_are_for() {
     let packets = Target::Decode.seeds();
     let readable = packets.iter().filter(|packet| nhrp::wire::Packet::parse(packet).is_ok()).count();
     assert!(readable > 60, "{readable} of {}", packets.len());
-    let logged: usize =
-        Target::Nflog.seeds().iter().map(|datagram| dataplane::packets(datagram).len()).sum();
+    let logged: usize = Target::Nflog.seeds().iter().map(|datagram| dataplane::packets(datagram).len()).sum();
     assert_eq!(logged, 8, "four alone and four in one datagram");
 }

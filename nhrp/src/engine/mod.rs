@@ -68,8 +68,8 @@ pub use io::{Input, LinkId, Origin, Output, RouteKind, Time};
 pub use multicast::Multicast;
 pub use rules::Rule;
 pub use snapshot::{
-    AnnouncedState, BindingState, HubListState, LeaseState, NhsPhase, NhsState, RequesterState, ShortcutPhase,
-    ShortcutState, Snapshot, Source,
+    AnnouncedState, BindingState, HubListState, LeaseState, NhsPhase, NhsState, RequesterState,
+    ShortcutPhase, ShortcutState, Snapshot, Source,
 };
 
 use crate::wire::{
