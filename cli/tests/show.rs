@@ -336,5 +336,6 @@ fn entry() -> CacheEntry {
         expire_seconds: Some(567),
         preference: 255,
         requesters: vec![],
+        reason: String::new(),
     }
 }

@@ -6,7 +6,7 @@ use crds::endpoint::{
     Desired, EndpointAddress, EndpointExternal, EndpointMapping, EndpointNhrp, EndpointNhs,
     EndpointRegistration, EndpointRouting, EndpointSubnet, EndpointTunnel, Role,
 };
-use crds::network::{Nbma, NhrpMode, Phase};
+use crds::network::{MulticastMode, Nbma, NhrpMode, Phase};
 use crds::{DmvpnEndpoint, DmvpnEndpointSpec, NETWORK_LABEL};
 
 use crate::names;
@@ -177,6 +177,7 @@ fn nhrp(network: &Network<'_>, hub: Option<&HubView<'_>>, members: &[(&Member, &
                 subnets: m.subnets.clone(),
             })
             .collect(),
+        multicast: settings.multicast.clone().filter(|it| it.mode != MulticastMode::None),
     }
 }
 

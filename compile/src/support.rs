@@ -2,8 +2,8 @@
 //! silence. Whoever builds a feature removes its row.
 
 use crds::network::{
-    DmvpnNetworkSpec, DscpPolicy, HubMode, InterfaceState, IpsecMode, MtuPolicy, MulticastMode, NhrpMode,
-    Phase, RegistrationPolicy, RoutingProtocol, UnderlayFamily,
+    DmvpnNetworkSpec, DscpPolicy, HubMode, InterfaceState, IpsecMode, MtuPolicy, NhrpMode, Phase,
+    RegistrationPolicy, RoutingProtocol, UnderlayFamily,
 };
 use crds::spoke::{DmvpnSpokeSpec, PodCidrPolicy};
 use crds::{Reason, schema};
@@ -109,13 +109,6 @@ const NETWORK: &[Row<DmvpnNetworkSpec>] = &[
     Row {
         asked: |s| when(s.nhrp.mode != NhrpMode::Enabled, "spec.nhrp.mode", s.nhrp.mode),
         instead: "use Enabled",
-    },
-    Row {
-        asked: |s| {
-            let multicast = s.nhrp.multicast.as_ref().filter(|m| m.mode != MulticastMode::None);
-            some("spec.nhrp.multicast.mode", multicast.map(|m| m.mode).as_ref())
-        },
-        instead: "use None",
     },
     Row {
         asked: |s| {

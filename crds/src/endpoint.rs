@@ -230,6 +230,9 @@ pub struct EndpointNhrp {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["overlayAddress"])
     )]
     pub static_mappings: Vec<EndpointMapping>,
+    /// Multicast into the tunnel; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multicast: Option<crate::network::Multicast>,
 }
 
 /// A fixed binding.

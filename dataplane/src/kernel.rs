@@ -310,7 +310,7 @@ async fn settle(state: &mut State, index: u32, link: &GreLink) -> Result<(), Err
         ("IPv6 settings", encode::ipv6_settings(index)),
         ("IPv4 neighbour settings", encode::neighbour_settings(index, "arp_cache")),
         ("IPv6 neighbour settings", encode::neighbour_settings(index, "ndisc_cache")),
-        ("state", encode::bring(index, link.up)),
+        ("state", encode::bring(index, link.up, link.remote.is_none())),
     ];
     let (names, requests): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
     let verdicts = state.writer.write(requests).await;

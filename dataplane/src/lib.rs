@@ -1,9 +1,8 @@
 //! The kernel's side of DMVPN: links, addresses, neighbours, routes, events, NHRP packets, nft.
 //!
 //! Everything here works on the network namespace that the process runs in. [`Kernel`] reads and writes
-//! kernel tables over netlink, [`NhrpSocket`] carries NHRP packets of one tunnel link, [`Nflog`] hands out
-//! the headers of packets that came in and left by a tunnel, and [`nft`] makes and loads the rules beside
-//! them.
+//! kernel tables over netlink, [`NhrpSocket`] carries NHRP packets of one tunnel link, [`CopySocket`] sends copies of
+//! multicast packets, [`Nflog`] hands out packets that rules log, and [`nft`] makes and loads those rules.
 //!
 //! | file | what for |
 //! |---|---|
@@ -14,16 +13,18 @@
 //! | `monitor` | the task that turns notifications into [`model::KernelEvent`]s |
 //! | `wire` | model ↔ netlink messages, both ways, no sockets |
 //! | `sys` | system calls; the only file with `unsafe` |
-//! | `nhrp_socket`, `nflog`, `nft` | NHRP packets, redirect capture, rules |
+//! | `nhrp_socket`, `copy_socket` | NHRP packets, copies of multicast |
+//! | `nflog`, `nft` | capture, rules |
 
 #![deny(unsafe_code)]
 
+mod copy_socket;
 mod error;
 mod kernel;
 pub mod model;
 mod monitor;
 mod names;
-mod nflog;
+pub mod nflog;
 pub mod nft;
 mod nhrp_socket;
 mod requests;
@@ -31,7 +32,8 @@ mod sys;
 mod wire;
 mod writer;
 
+pub use copy_socket::CopySocket;
 pub use error::Error;
 pub use kernel::{Applied, Kernel};
-pub use nflog::{Hairpin, Nflog};
+pub use nflog::{Logged, Nflog};
 pub use nhrp_socket::{NhrpSocket, Received};

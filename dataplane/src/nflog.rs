@@ -1,9 +1,11 @@
-//! Redirect capture: reads the headers of packets that an nft rule logs because they came in and left by a
-//! tunnel. The rule (see [`crate::nft`]) limits them per pair of addresses, in the kernel.
+//! Capture: reads packets that an nft rule logs (see [`crate::nft`]), because they came in and left by a tunnel, or
+//! because they are multicast that the tunnel cannot carry by itself. The rules limit them, in the kernel.
 
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use std::net::Ipv4Addr;
+
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload, Nla as _};
 use netlink_packet_netfilter::nflog::{
-    ConfigCmd, ConfigMode, ConfigNla, PacketNla, ULogMessage, config_request,
+    ConfigCmd, ConfigMode, ConfigNla, HwAddr, PacketNla, ULogMessage, config_request,
 };
 use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -13,18 +15,22 @@ use crate::requests::DATAGRAM;
 use crate::sys::Netlink;
 use crate::wire::frame::{self, NLMSG_ERROR};
 
-/// Bytes of each packet that are kept: enough for the inner IP header and some of what follows (a Traffic
+/// Bytes of each hairpinned packet that are kept: enough for the inner IP header and some of what follows (a Traffic
 /// Indication carries the start of the packet).
-pub(crate) const SNAP_BYTES: u32 = 128;
+pub const HEADERS: u32 = 128;
+/// Packets are kept as they are.
+pub const WHOLE: u32 = 0xffff;
 
-/// A packet that came in by a tunnel and leaves by one.
+/// A packet that a rule logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hairpin {
-    /// Index of the link it came in by.
-    pub link_in: u32,
-    /// Index of the link it leaves by.
-    pub link_out: u32,
-    /// The first bytes of the IP packet, from its header on.
+pub struct Logged {
+    /// Index of the link it came in by; `None`: it is the node's own.
+    pub link_in: Option<u32>,
+    /// Index of the link it leaves by; `None`: it was logged before that was known.
+    pub link_out: Option<u32>,
+    /// Outer source address, of a packet that came in by a multipoint tunnel over IPv4.
+    pub nbma: Option<Ipv4Addr>,
+    /// The packet from its IP header on, as much of it as is kept.
     pub packet: Vec<u8>,
 }
 
@@ -35,12 +41,12 @@ pub struct Nflog {
 }
 
 impl Nflog {
-    /// Binds the group.
+    /// Binds the group; `keep` bytes of each packet are handed out ([`HEADERS`], [`WHOLE`]).
     ///
     /// # Errors
     /// [`Error::Kernel`] with EPERM if another process has the group or CAP_NET_ADMIN is missing (the kernel
     /// does not tell the two apart).
-    pub fn open(group: u16) -> Result<Self, Error> {
+    pub fn open(group: u16, keep: u32) -> Result<Self, Error> {
         let what = "NFLOG socket";
         let failed = |e| Error::io(what, "CAP_NET_ADMIN", e);
         let socket = Netlink::open(NETLINK_NETFILTER, &[]).map_err(failed)?;
@@ -50,7 +56,7 @@ impl Nflog {
         socket.options().set_no_enobufs(true).map_err(failed)?;
         let settings = vec![
             ConfigNla::from(ConfigCmd::Bind),
-            ConfigNla::from(ConfigMode::new_packet(SNAP_BYTES)),
+            ConfigNla::from(ConfigMode::new_packet(keep)),
             // Each packet at once instead of up to a second later.
             ConfigNla::QThresh(1),
         ];
@@ -78,12 +84,12 @@ impl Nflog {
     ///
     /// # Errors
     /// [`Error::Io`] when the socket fails.
-    pub async fn receive(&self) -> Result<Vec<Hairpin>, Error> {
+    pub async fn receive(&self) -> Result<Vec<Logged>, Error> {
         let mut buffer = Vec::new();
         loop {
             let received = self.socket.receive(&mut buffer, DATAGRAM).await;
             received.map_err(|source| Error::Io { what: "receive NFLOG", source })?;
-            let found: Vec<_> = frame::messages(&buffer).filter_map(|m| hairpin(m.whole())).collect();
+            let found: Vec<_> = frame::messages(&buffer).filter_map(|m| logged(m.whole())).collect();
             if !found.is_empty() {
                 return Ok(found);
             }
@@ -91,7 +97,7 @@ impl Nflog {
     }
 }
 
-fn hairpin(message: &[u8]) -> Option<Hairpin> {
+fn logged(message: &[u8]) -> Option<Logged> {
     let message = NetlinkMessage::<NetfilterMessage>::deserialize(message).ok()?;
     let NetlinkPayload::InnerMessage(NetfilterMessage {
         inner: NetfilterMessageInner::ULog(ULogMessage::Packet(parts)),
@@ -100,14 +106,25 @@ fn hairpin(message: &[u8]) -> Option<Hairpin> {
     else {
         return None;
     };
-    let (mut link_in, mut link_out, mut packet) = (None, None, None);
+    let (mut link_in, mut link_out, mut nbma, mut packet) = (None, None, None, None);
     for part in parts {
         match part {
             PacketNla::IfIndexInDev(index) => link_in = Some(index),
             PacketNla::IfIndexOutDev(index) => link_out = Some(index),
+            PacketNla::HwAddr(address) => nbma = outer_source(&address),
             PacketNla::Payload(bytes) => packet = Some(bytes),
             _ => {}
         }
     }
-    Some(Hairpin { link_in: link_in?, link_out: link_out?, packet: packet? })
+    Some(Logged { link_in, link_out, nbma, packet: packet? })
+}
+
+/// The hardware address, if it is one of four bytes: length (16 bits), padding, address.
+fn outer_source(address: &HwAddr) -> Option<Ipv4Addr> {
+    let mut bytes = vec![0; address.value_len()];
+    address.emit_value(&mut bytes);
+    match *bytes.as_slice() {
+        [0, 4, _, _, a, b, c, d, ..] => Some(Ipv4Addr::new(a, b, c, d)).filter(|a| !a.is_unspecified()),
+        _ => None,
+    }
 }

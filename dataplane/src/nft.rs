@@ -1,12 +1,12 @@
 //! The nft rules beside a tunnel: one table `inet dmvpn_<network>` for each network, nothing outside it.
 //!
 //! [`render`] makes the text (pure), [`load`] hands it to `nft -f -`, which takes it as one transaction. The
-//! table has up to five parts: redirect capture, MSS clamping, use tracking, and always the drop of ICMP
-//! redirects that would leave by the tunnel. Loading a table anew empties its sets: load only when the text
-//! changed.
+//! table has up to six parts: redirect capture, MSS clamping, use tracking, multicast, and always the drop of ICMP
+//! redirects that would leave by the tunnel and of multicast that the kernel itself would put into GRE. Loading a
+//! table anew empties its sets: load only when the text changed.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -47,6 +47,22 @@ pub struct Ruleset {
     pub mss_clamp: Option<(u16, u16)>,
     /// Remember for [`USE_SECONDS`] which destinations packets went to by the tunnel.
     pub track_use: bool,
+    /// Multicast that is captured, so that copies of it can be sent to each peer.
+    pub multicast: Option<Capture>,
+    /// Local underlay address and key of the tunnel: GRE of it to a multicast address, which is what the kernel makes
+    /// of multicast on a multipoint link, does not leave.
+    pub outer: Option<(Ipv4Addr, Option<u32>)>,
+}
+
+/// Which multicast is captured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Capture {
+    /// NFLOG group that gets it.
+    pub group: u16,
+    /// Groups besides the link-local ones (224.0.0.0/24, ff02::/16) that enter the tunnel.
+    pub groups: Vec<IpAddr>,
+    /// Groups that are captured when they come out of the tunnel too.
+    pub relayed: Vec<IpAddr>,
 }
 
 /// Name of a network's table. Different networks have different tables.
@@ -102,7 +118,7 @@ pub fn render(rules: &Ruleset) -> String {
                 out,
                 "\t\tiifname \"{link}\" oifname \"{link}\" update @{set} {{ {ip} saddr . {ip} daddr \
                  limit rate 30/minute burst 1 packets }} log group {group} snaplen {} queue-threshold 1",
-                crate::nflog::SNAP_BYTES
+                crate::nflog::HEADERS
             );
         }
         end(out);
@@ -110,7 +126,15 @@ pub fn render(rules: &Ruleset) -> String {
     chain(out, "output", "output priority filter");
     let _ = writeln!(out, "\t\toifname \"{link}\" icmp type redirect drop");
     let _ = writeln!(out, "\t\toifname \"{link}\" icmpv6 type nd-redirect drop");
+    if let Some((local, key)) = rules.outer {
+        // Here and not before the tunnel: the sender is told of no error, and local listeners get their copy.
+        let key = key.map_or_else(String::new, |key| format!("@th,0,16 0x2000 @th,32,32 {key} "));
+        let _ = writeln!(out, "\t\tip saddr {local} ip daddr 224.0.0.0/4 ip protocol gre {key}drop");
+    }
     end(out);
+    if let Some(capture) = &rules.multicast {
+        multicast(out, &link, capture);
+    }
     if rules.track_use {
         chain(out, "used", "postrouting priority filter");
         let _ = writeln!(out, "\t\toifname \"{link}\" update @used4 {{ ip daddr }}");
@@ -182,6 +206,44 @@ pub async fn tables() -> Result<Vec<String>, Error> {
         name.starts_with(TABLE_PREFIX).then(|| name.to_owned())
     });
     Ok(names.collect())
+}
+
+fn multicast(out: &mut String, link: &str, capture: &Capture) {
+    // More than that a second is no routing protocol any more.
+    let log =
+        format!("limit rate 1000/second burst 1000 packets log group {} queue-threshold 1", capture.group);
+    let list = |groups: &[IpAddr], first: &[&str], v4: bool| {
+        let fitting = groups.iter().filter(|group| group.is_ipv4() == v4).map(IpAddr::to_string);
+        let all: Vec<_> = first.iter().map(|net| (*net).to_owned()).chain(fitting).collect();
+        (!all.is_empty()).then(|| format!("{{ {} }}", all.join(", ")))
+    };
+    let mut rules = |name: &str, hook: &str, way: &str, groups: &[IpAddr], locals: [&[&str]; 2]| {
+        let (v4, v6) = (list(groups, locals[0], true), list(groups, locals[1], false));
+        if v4.is_none() && v6.is_none() {
+            return;
+        }
+        chain(out, name, hook);
+        if !locals[1].is_empty() {
+            // Nobody needs neighbour discovery or listener reports where NHRP resolves.
+            let _ = writeln!(
+                out,
+                "\t\t{way} \"{link}\" ip6 daddr ff00::/8 icmpv6 type {{ mld-listener-query, \
+                 mld-listener-report, mld-listener-done, nd-router-solicit, nd-router-advert, \
+                 nd-neighbor-solicit, nd-neighbor-advert, mld2-listener-report }} accept"
+            );
+        }
+        for (family, list) in [("ip", v4), ("ip6", v6)] {
+            if let Some(list) = list {
+                let _ = writeln!(out, "\t\t{way} \"{link}\" {family} daddr {list} {log}");
+            }
+        }
+        end(out);
+    };
+    let local: [&[&str]; 2] = [&["224.0.0.0/24"], &["ff02::/16"]];
+    rules("multicast_out", "output priority filter", "oifname", &capture.groups, local);
+    // What a multicast router of the node sends into the tunnel; link-local groups are not routed.
+    rules("multicast_routed", "forward priority filter", "oifname", &capture.groups, [&[], &[]]);
+    rules("multicast_in", "prerouting priority filter", "iifname", &capture.relayed, [&[], &[]]);
 }
 
 fn set(out: &mut String, name: &str, kind: &str, seconds: u32) {
@@ -280,6 +342,12 @@ mod tests {
             redirect_group: Some(214),
             mss_clamp: Some((1360, 1340)),
             track_use: true,
+            multicast: Some(Capture {
+                group: 215,
+                groups: vec!["239.1.1.1".parse().unwrap(), "ff08::1".parse().unwrap()],
+                relayed: vec!["239.1.1.1".parse().unwrap()],
+            }),
+            outer: Some((Ipv4Addr::new(192, 0, 2, 2), Some(100))),
         }
     }
 
@@ -326,6 +394,22 @@ table inet dmvpn_branches {
 \t\ttype filter hook output priority filter; policy accept;
 \t\toifname \"dmvpn-1\" icmp type redirect drop
 \t\toifname \"dmvpn-1\" icmpv6 type nd-redirect drop
+\t\tip saddr 192.0.2.2 ip daddr 224.0.0.0/4 ip protocol gre @th,0,16 0x2000 @th,32,32 100 drop
+\t}
+\tchain multicast_out {
+\t\ttype filter hook output priority filter; policy accept;
+\t\toifname \"dmvpn-1\" ip6 daddr ff00::/8 icmpv6 type { mld-listener-query, mld-listener-report, mld-listener-done, nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, mld2-listener-report } accept
+\t\toifname \"dmvpn-1\" ip daddr { 224.0.0.0/24, 239.1.1.1 } limit rate 1000/second burst 1000 packets log group 215 queue-threshold 1
+\t\toifname \"dmvpn-1\" ip6 daddr { ff02::/16, ff08::1 } limit rate 1000/second burst 1000 packets log group 215 queue-threshold 1
+\t}
+\tchain multicast_routed {
+\t\ttype filter hook forward priority filter; policy accept;
+\t\toifname \"dmvpn-1\" ip daddr { 239.1.1.1 } limit rate 1000/second burst 1000 packets log group 215 queue-threshold 1
+\t\toifname \"dmvpn-1\" ip6 daddr { ff08::1 } limit rate 1000/second burst 1000 packets log group 215 queue-threshold 1
+\t}
+\tchain multicast_in {
+\t\ttype filter hook prerouting priority filter; policy accept;
+\t\tiifname \"dmvpn-1\" ip daddr { 239.1.1.1 } limit rate 1000/second burst 1000 packets log group 215 queue-threshold 1
 \t}
 \tchain used {
 \t\ttype filter hook postrouting priority filter; policy accept;
@@ -342,7 +426,14 @@ table inet dmvpn_branches {
 
     #[test]
     fn parts_are_left_out() {
-        let text = render(&Ruleset { redirect_group: None, mss_clamp: None, track_use: false, ..full() });
+        let text = render(&Ruleset {
+            redirect_group: None,
+            mss_clamp: None,
+            track_use: false,
+            multicast: None,
+            outer: None,
+            ..full()
+        });
         assert!(!text.contains("set ") && !text.contains("log group") && !text.contains("maxseg"), "{text}");
         assert!(text.contains("icmp type redirect drop"), "{text}");
     }

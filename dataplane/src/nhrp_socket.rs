@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::Error;
 use crate::requests;
-use crate::sys::{BURST, Frame, PACKET_BYTES, Packet};
+use crate::sys::{BURST, ETH_P_NHRP, Frame, PACKET_BYTES, Packet};
 
 /// A packet that came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,7 +129,7 @@ impl NhrpSocket {
     async fn send_all(&self, ready: &mut Vec<(Ipv4Addr, &[u8])>, results: &mut Vec<Result<(), Error>>) {
         let mut rest = ready.as_slice();
         while !rest.is_empty() {
-            let done = match self.socket.send(rest).await {
+            let done = match self.socket.send(ETH_P_NHRP, rest).await {
                 Ok(0) => break,
                 Ok(sent) => {
                     results.extend((0..sent).map(|_| Ok(())));

@@ -16,6 +16,9 @@ use tokio::io::unix::AsyncFd;
 
 /// NHRP's EtherType (RFC 2332 section 5.1).
 pub(crate) const ETH_P_NHRP: u16 = 0x2001;
+/// EtherTypes of IPv4 and IPv6.
+pub(crate) const ETH_P_IP: u16 = 0x0800;
+pub(crate) const ETH_P_IPV6: u16 = 0x86dd;
 /// Most packets that one `recvmmsg` or `sendmmsg` carries.
 pub(crate) const BURST: usize = 64;
 /// Longest NHRP packet that is taken, in bytes; a longer one is dropped.
@@ -122,6 +125,16 @@ impl Packet {
         let socket = Socket::new(Domain::PACKET, kind, Some(Protocol::from(0)))?;
         receive_buffer(&socket, 4 << 20)?;
         socket.bind(&link_address(link, Ipv4Addr::UNSPECIFIED)?)?;
+        Self::register(socket, link)
+    }
+
+    /// Opens a socket that sends by the link with index `link`, and receives nothing.
+    pub(crate) fn sender(link: u32) -> io::Result<Self> {
+        let kind = Type::DGRAM.nonblocking().cloexec();
+        Self::register(Socket::new(Domain::PACKET, kind, Some(Protocol::from(0)))?, link)
+    }
+
+    fn register(socket: Socket, link: u32) -> io::Result<Self> {
         // SAFETY: the Socket owns its descriptor, returns the same one from `as_raw_fd` always, and closes it
         // only when it is dropped, which AsyncFd does after deregistering it.
         let fd = unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)?;
@@ -139,11 +152,11 @@ impl Packet {
         }
     }
 
-    /// Sends up to [`BURST`] packets; how many went out. An error is that of the first.
-    pub(crate) async fn send(&self, packets: &[(Ipv4Addr, &[u8])]) -> io::Result<usize> {
+    /// Sends up to [`BURST`] packets of one EtherType; how many went out. An error is that of the first.
+    pub(crate) async fn send(&self, protocol: u16, packets: &[(Ipv4Addr, &[u8])]) -> io::Result<usize> {
         loop {
             let mut guard = self.fd.writable().await?;
-            match guard.try_io(|fd| send_burst(fd.get_ref(), self.link, packets)) {
+            match guard.try_io(|fd| send_burst(fd.get_ref(), self.link, protocol, packets)) {
                 Ok(result) => return result,
                 Err(_would_block) => continue,
             }
@@ -177,12 +190,12 @@ fn receive_buffer(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
     if result == 0 { Ok(()) } else { SockRef::from(&socket.as_fd()).set_recv_buffer_size(bytes) }
 }
 
-fn raw_link_address(link: u32, to: Ipv4Addr) -> libc::sockaddr_ll {
+fn raw_link_address(link: u32, protocol: u16, to: Ipv4Addr) -> libc::sockaddr_ll {
     let mut sll_addr = [0; 8];
     sll_addr[..4].copy_from_slice(&to.octets());
     libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as libc::c_ushort,
-        sll_protocol: ETH_P_NHRP.to_be(),
+        sll_protocol: protocol.to_be(),
         sll_ifindex: link as libc::c_int,
         sll_hatype: 0,
         sll_pkttype: 0,
@@ -192,7 +205,7 @@ fn raw_link_address(link: u32, to: Ipv4Addr) -> libc::sockaddr_ll {
 }
 
 fn link_address(link: u32, to: Ipv4Addr) -> io::Result<SockAddr> {
-    let raw = raw_link_address(link, to);
+    let raw = raw_link_address(link, ETH_P_NHRP, to);
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: sockaddr_ll is a socket address type, plain old data, and smaller than the zeroed storage.
     *unsafe { storage.view_as::<libc::sockaddr_ll>() } = raw;
@@ -207,7 +220,7 @@ fn zeroed_headers(n: usize) -> Vec<libc::mmsghdr> {
 
 fn receive_burst(socket: &Socket, buffer: &mut [u8], into: &mut Vec<Frame>) -> io::Result<Oddities> {
     let n = (buffer.len() / PACKET_BYTES).min(BURST);
-    let mut addresses = vec![raw_link_address(0, Ipv4Addr::UNSPECIFIED); n];
+    let mut addresses = vec![raw_link_address(0, ETH_P_NHRP, Ipv4Addr::UNSPECIFIED); n];
     let mut parts: Vec<libc::iovec> = buffer
         .chunks_exact_mut(PACKET_BYTES)
         .take(n)
@@ -245,9 +258,10 @@ fn receive_burst(socket: &Socket, buffer: &mut [u8], into: &mut Vec<Frame>) -> i
     Ok(odd)
 }
 
-fn send_burst(socket: &Socket, link: u32, packets: &[(Ipv4Addr, &[u8])]) -> io::Result<usize> {
+fn send_burst(socket: &Socket, link: u32, protocol: u16, packets: &[(Ipv4Addr, &[u8])]) -> io::Result<usize> {
     let n = packets.len().min(BURST);
-    let mut addresses: Vec<_> = packets.iter().take(n).map(|(to, _)| raw_link_address(link, *to)).collect();
+    let mut addresses: Vec<_> =
+        packets.iter().take(n).map(|(to, _)| raw_link_address(link, protocol, *to)).collect();
     let mut parts: Vec<libc::iovec> = packets
         .iter()
         .take(n)

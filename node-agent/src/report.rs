@@ -232,6 +232,7 @@ fn binding_entry(binding: &BindingState) -> CacheEntry {
         expire_seconds: binding.expires_ms.map(|ms| ms / 1000),
         preference: 255,
         requesters: binding.requesters.iter().map(|it| (it.overlay, it.request_id)).collect(),
+        reason: String::new(),
     }
 }
 
@@ -259,6 +260,7 @@ fn shortcut_entry(shortcut: &ShortcutState, egress: Option<&BindingState>) -> Ca
         expire_seconds: Some(shortcut.expires_ms / 1000),
         preference: 255,
         requesters: Vec::new(),
+        reason: shortcut.reason.clone(),
     }
 }
 

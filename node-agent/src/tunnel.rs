@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use nhrp::{Engine, Event, Input, NhsPhase, Output, Snapshot, Time};
 use tracing::{info, warn};
 
+use crate::drivers::multicast::Copier;
 use crate::drivers::nhrp::NhrpDriver;
 use crate::ladder::{self, Ground, Path, Rung, Trouble};
 use crate::plan::{self, NhrpFacts, Wanted};
@@ -57,6 +58,8 @@ pub struct Tunnel {
     pub engine: Option<Engine>,
     /// The NHRP socket.
     pub socket: Option<NhrpDriver>,
+    /// Sends copies of multicast, from the first one on.
+    pub copier: Option<Copier>,
     /// Set while it withdraws.
     pub leaving: Option<Leaving>,
     /// The engine said that all is withdrawn.
@@ -96,6 +99,7 @@ impl Tunnel {
             paths: BTreeMap::new(),
             engine: None,
             socket: None,
+            copier: None,
             leaving: None,
             withdrawn: false,
             loaded_nft: None,
@@ -153,6 +157,7 @@ impl Tunnel {
         self.engine = None;
         self.configured = None;
         self.socket = None;
+        self.copier = None;
         self.leaving = None;
         self.withdrawn = false;
         if let Some(wanted) = &mut self.wanted {

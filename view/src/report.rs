@@ -247,6 +247,9 @@ pub struct CacheEntry {
     pub preference: u8,
     /// Who was told: (overlay address, request id).
     pub requesters: Vec<(IpAddr, u32)>,
+    /// Why it is negative; empty otherwise.
+    #[serde(default)]
+    pub reason: String,
 }
 
 /// NHRP packets of a tunnel.

@@ -55,6 +55,9 @@ fn stanza(interface: &str, entry: &CacheEntry, detail: bool) -> String {
     if entry.flags.iter().any(|flag| flag == NO_SOCKET) {
         out += "    (no-socket)\n";
     }
+    if !entry.reason.is_empty() {
+        out += &format!("    ({})\n", one_line(&entry.reason));
+    }
     if !detail {
         return out;
     }

@@ -215,6 +215,7 @@ fn cache() -> impl Strategy<Value = Vec<CacheEntry>> {
         expire_seconds: None,
         preference: 0,
         requesters: vec![],
+        reason: String::new(),
     });
     prop::collection::vec(entry, 0..30)
 }

@@ -175,8 +175,8 @@ pub struct Nhrp {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["overlayAddress"])
     )]
     pub static_mappings: Vec<StaticMapping>,
-    /// Multicast and broadcast into the tunnel; absent: as the routing protocol needs it (Dynamic on hubs and
-    /// NHS on spokes for OSPF, EIGRP and RIP, else None).
+    /// Multicast into the tunnel; absent: as the routing protocol needs it (Dynamic for OSPF, EIGRP and RIP, else
+    /// None).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multicast: Option<Multicast>,
 }
@@ -236,13 +236,14 @@ pub struct StaticMapping {
     pub subnets: Vec<String>,
 }
 
-/// Multicast and broadcast into the tunnel.
+/// Multicast into the tunnel: each packet goes to each peer as a packet of its own.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Multicast {
     /// Who gets it.
     pub mode: MulticastMode,
-    /// Groups besides 224.0.0.0/24 and ff02::/16.
+    /// Groups besides 224.0.0.0/24 and ff02::/16. Hubs also relay these from one spoke to the others; a link-local
+    /// group is relayed only if it is named here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "bounds::groups")]
     pub groups: Vec<String>,
@@ -251,12 +252,12 @@ pub struct Multicast {
 /// Who gets multicast.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MulticastMode {
-    /// All registered peers.
+    /// Whoever is registered: a hub sends to its spokes, a spoke to the hubs that answer it.
     Dynamic,
-    /// The hubs.
+    /// The hubs that answer; hubs send to nobody.
     #[serde(rename = "NHS")]
     Nhs,
-    /// The peers of `staticMappings`.
+    /// The peers of `staticMappings`, registered or not.
     Static,
     /// Nobody.
     None,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dataplane::model::{Address, Neighbour, Op};
 use dataplane::nft::{self, Ruleset};
-use dataplane::{Hairpin, Kernel, Nflog, NhrpSocket};
+use dataplane::{Kernel, Logged, Nflog, NhrpSocket, nflog};
 
 use crate::ensure;
 use crate::host::{Outcome, apply, create, gre, held, run, within};
@@ -106,9 +106,10 @@ async fn captured(link: u32) -> Outcome<()> {
         redirect_group: Some(GROUP),
         mss_clamp: Some((MSS, MSS - 20)),
         track_use: true,
+        ..Ruleset::default()
     };
-    let log = Nflog::open(GROUP)?;
-    let taken = Nflog::open(GROUP).map(|_| ()).map_err(|e| e.errno());
+    let log = Nflog::open(GROUP, nflog::HEADERS)?;
+    let taken = Nflog::open(GROUP, nflog::HEADERS).map(|_| ()).map_err(|e| e.errno());
     ensure!(taken == Err(Some(1)), "the group is bound twice: {taken:?}");
     for _ in 0..2 {
         nft::load(&nft::render(&rules)).await?;
@@ -134,14 +135,18 @@ async fn captured(link: u32) -> Outcome<()> {
         seen.iter().map(|h| (h.packet[12..16].to_vec(), h.packet[16..20].to_vec())).collect();
     let (a, b) = (vec![10, 255, 0, 11], vec![10, 255, 0, 12]);
     ensure!(pairs == BTreeSet::from([(a.clone(), b.clone()), (b, a)]), "{pairs:?}");
-    ensure!(seen.iter().all(|h| h.link_in == link && h.link_out == link && h.packet.len() == 84), "{seen:?}");
+    ensure!(
+        seen.iter().all(|h| h.link_in == Some(link) && h.link_out == Some(link) && h.packet.len() == 84),
+        "{seen:?}"
+    );
     tokio::time::sleep(Duration::from_millis(2100)).await;
     ping("dp-a", super::SPOKES[1].3, 3)?;
     let again = within(2, "second capture", log.receive()).await??;
     ensure!(!again.is_empty(), "no capture after 2 s");
     ping("dp-a", &overlay6(super::SPOKES[1].3), 5)?;
-    let six = |h: &Hairpin| {
-        h.packet[0] >> 4 == 6 && h.packet.len() == 104 && h.link_in == link && h.link_out == link
+    let six = |h: &Logged| {
+        let by_tunnel = h.link_in == Some(link) && h.link_out == Some(link);
+        h.packet[0] >> 4 == 6 && h.packet.len() == 104 && by_tunnel
     };
     let mut seen = 0;
     while let Ok(more) = tokio::time::timeout(Duration::from_millis(100), log.receive()).await {

@@ -116,11 +116,19 @@ pub(crate) fn neighbour_settings(index: u32, table: &str) -> Request {
     Request { message: RouteNetlinkMessage::SetNeighbourTable(message), flags: 0 }
 }
 
+/// Where a multipoint link puts multicast by itself, in the place of a broadcast address. Without it the kernel tells a
+/// sender of IPv6 multicast EINVAL, though the packet was captured; with it all such packets go to one multicast
+/// address of the underlay, which is dropped (see `nft`).
+const MULTICAST_SINK: [u8; 4] = [224, 0, 0, 0];
+
 /// Up or down, always without NOARP.
-pub(crate) fn bring(index: u32, up: bool) -> Request {
+pub(crate) fn bring(index: u32, up: bool, multipoint: bool) -> Request {
     let mut message = LinkMessage::default();
     message.header.index = index;
     set_flags(&mut message, up);
+    if multipoint {
+        message.attributes.push(LinkAttribute::Broadcast(MULTICAST_SINK.to_vec()));
+    }
     Request { message: RouteNetlinkMessage::SetLink(message), flags: 0 }
 }
 

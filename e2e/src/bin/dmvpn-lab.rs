@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use e2e::guest::{Job, Output, quote};
-use e2e::lab::{inject, pinger};
+use e2e::lab::{groups, inject, pinger};
 use e2e::{demo, enter, images, paths};
 
 #[derive(Parser)]
@@ -62,6 +62,24 @@ enum Subcommands {
         /// One packet a line, from the GRE header on
         file: std::path::PathBuf,
     },
+    /// Print what comes to a multicast group by a link (the lab's own use)
+    #[command(hide = true)]
+    Hear {
+        /// The link
+        link: String,
+        /// The group
+        group: std::net::IpAddr,
+    },
+    /// Send a text to a multicast group by a link (the lab's own use)
+    #[command(hide = true)]
+    Say {
+        /// The link
+        link: String,
+        /// The group
+        group: std::net::IpAddr,
+        /// The text
+        text: String,
+    },
     /// Run a command in a fresh guest
     Guest {
         /// Memory in MiB
@@ -89,6 +107,8 @@ fn main() -> ExitCode {
             })
             .map(|()| 0),
         Subcommands::Inject { from, to, file } => inject::run(from, to, &file).map(|()| 0),
+        Subcommands::Hear { link, group } => groups::hear(&link, group).map(|()| 0),
+        Subcommands::Say { link, group, text } => groups::send(&link, group, &text).map(|()| 0),
         Subcommands::Guest { memory, deadline, words } => guest(memory, deadline, &words),
     };
     match status {

@@ -2,7 +2,7 @@
 //!
 //! A host is a network namespace with its own `/etc` overlay ([`host`]); links are veth pairs made by
 //! [`Lab::link`]; [`agent`] drives our own agent, [`frr`] FRR as a foreign NHRP peer; [`capture`], [`pcap`]
-//! and [`peek`] look at the wire, [`inject`] sends what no honest peer does; [`ping`] measures loss, gaps and
+//! and [`peek`] look at the wire, [`inject`] sends what no honest peer does, [`groups`] multicast; [`ping`] measures loss, gaps and
 //! the moment a path changes; [`dump`] compares kernel tables.
 //! On failure [`Lab::evidence`] writes what every host looked like.
 
@@ -10,6 +10,7 @@ pub mod agent;
 pub mod capture;
 pub mod dump;
 pub mod frr;
+pub mod groups;
 pub mod host;
 pub mod inject;
 pub mod pcap;

@@ -1,9 +1,10 @@
 //! The agent's task: it owns all state and is the only one that changes it.
 //!
 //! `mod.rs` is the loop (what woke us → what to do), [`reconcile`] makes the kernel equal to the plan, [`underlay`]
-//! finds tunnel sources and paths to hubs, [`removal`] takes tunnels away, [`publish`]
-//! tells the summary.
+//! finds tunnel sources and paths to hubs, [`multicast`] copies multicast, [`removal`] takes tunnels away,
+//! [`publish`] tells the summary.
 
+mod multicast;
 mod publish;
 mod reconcile;
 mod removal;
@@ -16,14 +17,14 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use dataplane::model::KernelEvent;
-use dataplane::{Hairpin, Kernel};
+use dataplane::{Kernel, Logged, nflog};
 use nhrp::{Input, LinkId, Origin, Time};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 use crate::api::ReportRequest;
+use crate::drivers::capture;
 use crate::drivers::nhrp::Burst;
-use crate::drivers::redirect;
 use crate::drivers::resolver::{Resolved, Resolver};
 use crate::plan::wanted::REDIRECT_GROUP;
 use crate::source::Desired;
@@ -61,6 +62,7 @@ pub struct Agent {
     names: BTreeMap<String, Vec<IpAddr>>,
     resolver: Resolver,
     redirect: Option<tokio::task::JoinHandle<()>>,
+    multicast: Option<tokio::task::JoinHandle<()>>,
     reconcile_at: Time,
     /// From then on a comparison looks at nft too, which costs processes: when nft changed, and now and then.
     nft_at: Time,
@@ -70,7 +72,8 @@ pub struct Agent {
     summary: watch::Sender<Arc<Summary>>,
     counted_at: Time,
     to_bursts: mpsc::Sender<Burst>,
-    to_hairpins: mpsc::Sender<Hairpin>,
+    to_hairpins: mpsc::Sender<Logged>,
+    to_multicast: mpsc::Sender<Logged>,
 }
 
 /// Where the agent's task listens.
@@ -109,6 +112,7 @@ impl Agent {
     ) -> anyhow::Result<Stop> {
         let (to_bursts, mut bursts) = mpsc::channel(256);
         let (to_hairpins, mut hairpins) = mpsc::channel(1024);
+        let (to_multicast, mut multicast) = mpsc::channel(256);
         let (to_resolved, mut resolved) = mpsc::channel(16);
         let mut agent = Self {
             identity,
@@ -119,6 +123,7 @@ impl Agent {
             names: BTreeMap::new(),
             resolver: Resolver::new(to_resolved),
             redirect: None,
+            multicast: None,
             reconcile_at: clock::now(),
             nft_at: clock::now(),
             save_at: None,
@@ -127,6 +132,7 @@ impl Agent {
             counted_at: Time(0),
             to_bursts,
             to_hairpins,
+            to_multicast,
         };
         let first = inlets.desired.borrow_and_update().clone();
         agent.configure(first);
@@ -149,6 +155,7 @@ impl Agent {
                     }
                 }
                 Some(hairpin) = hairpins.recv() => agent.hairpin(hairpin),
+                Some(packet) = multicast.recv() => agent.multicast(packet),
                 Some(answer) = resolved.recv() => agent.resolved(answer),
                 Some(request) = inlets.requests.recv() => {
                     let _ = request.send(agent.report());
@@ -292,15 +299,12 @@ impl Agent {
         }
     }
 
-    fn hairpin(&mut self, hairpin: Hairpin) {
+    fn hairpin(&mut self, hairpin: Logged) {
         let now = clock::now();
-        let Some(tunnel) = self.tunnels.values_mut().find(|t| t.link != 0 && t.link == hairpin.link_in)
-        else {
-            return;
-        };
+        let Some(link) = hairpin.link_in else { return };
+        let Some(tunnel) = self.tunnels.values_mut().find(|t| t.link != 0 && t.link == link) else { return };
         if let Some(engine) = &mut tunnel.engine {
-            engine
-                .handle_input(now, Input::Hairpin { link: LinkId(hairpin.link_in), packet: hairpin.packet });
+            engine.handle_input(now, Input::Hairpin { link: LinkId(link), packet: hairpin.packet });
         }
     }
 
@@ -376,7 +380,7 @@ impl Agent {
         if self.redirect.as_ref().is_some_and(|t| !t.is_finished()) {
             return;
         }
-        match redirect::start(REDIRECT_GROUP, self.to_hairpins.clone()) {
+        match capture::start(REDIRECT_GROUP, nflog::HEADERS, self.to_hairpins.clone()) {
             Ok(task) => self.redirect = Some(task),
             Err(error) => warn!(%error, "redirect capture not started: spokes stay on the hub's path"),
         }

@@ -47,6 +47,7 @@ impl Agent {
         self.begin_farewells(clock::now());
         self.see_off(&observed).await;
         self.capture_redirects();
+        self.capture_multicast();
     }
 
     async fn observe(&mut self) -> Option<Observed> {

@@ -2,6 +2,7 @@
 //!
 //! Drivers know nothing of each other and decide nothing.
 
+pub mod capture;
+pub mod multicast;
 pub mod nhrp;
-pub mod redirect;
 pub mod resolver;

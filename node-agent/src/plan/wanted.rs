@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crds::endpoint::{DmvpnEndpointSpec, Role};
+use crds::network::MulticastMode;
 use dataplane::model::{Address, GreLink, Neighbour, Op, Route, Target};
-use dataplane::nft::Ruleset;
+use dataplane::nft::{Capture, Ruleset};
 use ipnet::IpNet;
-use nhrp::{Output, RouteKind};
+use nhrp::{Multicast, Output, RouteKind};
 
 /// Prefix of the alias that marks our links.
 pub const ALIAS_PREFIX: &str = "dmvpn.io/";
@@ -15,6 +16,8 @@ pub const ALIAS_PREFIX: &str = "dmvpn.io/";
 pub const MAIN_TABLE: u32 = 254;
 /// NFLOG group of the redirect capture (a number of our own; groups are per network namespace).
 pub const REDIRECT_GROUP: u16 = 214;
+/// NFLOG group of the multicast capture.
+pub const MULTICAST_GROUP: u16 = 215;
 /// Metric of the route that keeps overlay traffic without a better way from following the default route.
 const LAST_RESORT: u32 = 65_535;
 
@@ -63,6 +66,8 @@ pub struct Wanted {
     pub addresses: BTreeSet<IpNet>,
     /// The nft table.
     pub nft: Ruleset,
+    /// Who gets multicast; `None`: nobody.
+    pub multicast: Option<Multicast>,
     /// Routes of the endpoint itself: (prefix, metric) → way.
     pub fixed: BTreeMap<(IpNet, u32), Way>,
     /// Routes of the engine: (prefix, kind) → overlay next hop.
@@ -89,6 +94,12 @@ impl Wanted {
         };
         let addresses = spec.addresses.iter().map(|a| IpNet::from(a.address)).collect();
         let fixed = spec.overlay.iter().map(|p| ((p.0, LAST_RESORT), Way::Unreachable)).collect();
+        let multicast = spec.nhrp.multicast.as_ref().and_then(|multicast| match multicast.mode {
+            MulticastMode::Dynamic => Some(Multicast::Dynamic),
+            MulticastMode::Nhs => Some(Multicast::Nhs),
+            MulticastMode::Static => Some(Multicast::Static),
+            MulticastMode::None => None,
+        });
         let mtu = tunnel.mtu;
         let clamp = tunnel.tcp_mss_policy == crds::network::TcpMssPolicy::Clamp;
         let nft = Ruleset {
@@ -99,12 +110,18 @@ impl Wanted {
             // IPv4 and TCP headers without options are 40 bytes, IPv6's 60 (RFC 6691).
             mss_clamp: clamp.then(|| (mtu.saturating_sub(40), mtu.saturating_sub(60))),
             track_use: spec.role != Role::Hub,
+            multicast: multicast.map(|mode| capture(spec, mode)),
+            outer: match local {
+                IpAddr::V4(local) => Some((local, tunnel.key)),
+                IpAddr::V6(_) => None,
+            },
         };
         Self {
             network: spec.network.clone(),
             link,
             addresses,
             nft,
+            multicast,
             fixed,
             learned: BTreeMap::new(),
             neighbours: BTreeMap::new(),
@@ -194,6 +211,26 @@ impl Wanted {
             Way::Unreachable => Target::Unreachable,
         };
         Route { prefix, table: MAIN_TABLE, metric, target, source: None }
+    }
+}
+
+/// What of multicast the kernel hands to us.
+///
+/// Link-local groups (224.0.0.0/24, ff02::/16) are not passed on from one spoke to others: routers do not forward them
+/// (RFC 5771 §4, RFC 4291 §2.7), Cisco's hubs do not, and relayed hellos would make each spoke every other's routing
+/// neighbour. Whoever wants one relayed names it in `groups`.
+fn capture(spec: &DmvpnEndpointSpec, mode: Multicast) -> Capture {
+    let named = spec.nhrp.multicast.iter().flat_map(|multicast| &multicast.groups);
+    let named: BTreeSet<IpAddr> = named.filter_map(|group| group.parse().ok()).collect();
+    let link_local = |group: &IpAddr| match group {
+        IpAddr::V4(group) => matches!(group.octets(), [224, 0, 0, _]),
+        IpAddr::V6(group) => group.segments()[0] == 0xff02,
+    };
+    let relays = spec.role != Role::Spoke && mode != Multicast::Nhs;
+    Capture {
+        group: MULTICAST_GROUP,
+        groups: named.iter().copied().filter(|group| !link_local(group)).collect(),
+        relayed: if relays { named.into_iter().collect() } else { Vec::new() },
     }
 }
 

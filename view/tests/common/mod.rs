@@ -74,6 +74,7 @@ pub(crate) fn entry(target: &str, via: &str, nbma: &str, kind: CacheKind, flags:
         expire_seconds: Some(567),
         preference: 255,
         requesters: Vec::new(),
+        reason: String::new(),
     }
 }
 
