@@ -265,10 +265,10 @@ impl Shell {
             *kind += 1;
         }
         for patch in patches.chunks_exact(2) {
-            if let [at, value] = patch {
-                if let Some(byte) = bytes.get_mut(usize::from(*at)) {
-                    *byte = *value;
-                }
+            if let [at, value] = patch
+                && let Some(byte) = bytes.get_mut(usize::from(*at))
+            {
+                *byte = *value;
             }
         }
         crate::repair(&mut bytes);
@@ -326,7 +326,7 @@ impl Shell {
                     );
                 }
                 Output::QueryUse { prefix } => {
-                    let used = self.now.0 % 2 == 0;
+                    let used = self.now.0.is_multiple_of(2);
                     self.engine.handle_input(self.now, Input::Use { prefix, used });
                 }
                 Output::AssignAddress { address, .. } => {

@@ -176,9 +176,9 @@ fn hubs_register_with_hubs_and_spokes_only_with_active_ones() {
 #[test]
 fn clusters_modes_and_the_list_of_hubs() {
     let yaml = "apiVersion: dmvpn.io/v1alpha1\nkind: DmvpnNetwork\nmetadata: {name: branches}\nspec:\n  phase: Phase3\n  \
-                overlay: [10.255.0.0/16]\n  clusters: [{name: x, maxConnections: 2}, {name: y, maxConnections: 1}]\n  \
-                fallbackSeconds: 30\n  hubs:\n  - {name: one, cluster: y, mode: Draining, overlayAddresses: \
-                [10.255.0.1], nbma: [{address: 192.0.2.1}]}\n  - {name: two, priority: 7, cluster: y, \
+                overlay: [10.255.0.0/16]\n  clusters: [{name: x, maxConnections: 2}, {name: yy, maxConnections: 1}]\n  \
+                fallbackSeconds: 30\n  hubs:\n  - {name: one, cluster: yy, mode: Draining, overlayAddresses: \
+                [10.255.0.1], nbma: [{address: 192.0.2.1}]}\n  - {name: two, priority: 7, cluster: yy, \
                 overlayAddresses: [10.255.0.2], nbma: [{hostname: two.example.net}]}\n  - {name: old, mode: \
                 Disabled, overlayAddresses: [10.255.0.3], nbma: [{address: 192.0.2.3}]}\n"
         .to_owned()

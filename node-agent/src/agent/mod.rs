@@ -24,9 +24,9 @@ use tracing::{debug, info, warn};
 
 use crate::api::ReportRequest;
 use crate::drivers::capture;
+use crate::drivers::icmp;
 use crate::drivers::nhrp::Burst;
 use crate::drivers::resolver::{Resolved, Resolver};
-use crate::drivers::icmp;
 use crate::plan::wanted::REDIRECT_GROUP;
 use crate::source::Desired;
 use crate::summary::Summary;
