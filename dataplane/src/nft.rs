@@ -127,9 +127,9 @@ pub fn render(rules: &Ruleset) -> String {
     let _ = writeln!(out, "\t\toifname \"{link}\" icmp type redirect drop");
     let _ = writeln!(out, "\t\toifname \"{link}\" icmpv6 type nd-redirect drop");
     if let Some((local, key)) = rules.outer {
-        // Here and not before the tunnel: the sender is told of no error, and local listeners get their copy.
+        // GRE by its number: an image without /etc/protocols has no name for it. Here and not before the tunnel: the sender is told of no error, and local listeners get their copy.
         let key = key.map_or_else(String::new, |key| format!("@th,0,16 0x2000 @th,32,32 {key} "));
-        let _ = writeln!(out, "\t\tip saddr {local} ip daddr 224.0.0.0/4 ip protocol gre {key}drop");
+        let _ = writeln!(out, "\t\tip saddr {local} ip daddr 224.0.0.0/4 ip protocol 47 {key}drop");
     }
     end(out);
     if let Some(capture) = &rules.multicast {
@@ -394,7 +394,7 @@ table inet dmvpn_branches {
 \t\ttype filter hook output priority filter; policy accept;
 \t\toifname \"dmvpn-1\" icmp type redirect drop
 \t\toifname \"dmvpn-1\" icmpv6 type nd-redirect drop
-\t\tip saddr 192.0.2.2 ip daddr 224.0.0.0/4 ip protocol gre @th,0,16 0x2000 @th,32,32 100 drop
+\t\tip saddr 192.0.2.2 ip daddr 224.0.0.0/4 ip protocol 47 @th,0,16 0x2000 @th,32,32 100 drop
 \t}
 \tchain multicast_out {
 \t\ttype filter hook output priority filter; policy accept;
