@@ -47,6 +47,7 @@ impl Engine {
         }
         self.configure_statics(now, &old, &new);
         self.configure_locals(now, &old, &new);
+        self.forget_left_places(&old, &new);
         self.configure_hubs(now);
         self.configure_server(now, &old, &new);
         if old.hub_list != new.hub_list {
@@ -242,6 +243,7 @@ impl Engine {
         let position = |hub: &Hub| new.iter().position(|nhs| same(nhs, &hub.config));
         self.hubs.sort_by_key(position);
         self.choose_hubs(now);
+        self.watch_anew(now);
     }
 
     /// An NHS that is no longer configured: what we told it is taken back, what it told us goes.

@@ -76,6 +76,23 @@ fn a_hub_is_added_and_removed_without_an_edit_at_any_spoke() {
 }
 
 #[test]
+fn a_hub_that_moves_by_the_configuration_is_followed_at_once() {
+    let mut sim = Net::new(57);
+    let old = sim.add(telling(1, &[entry(1)]));
+    let there = HubEntry { nbma: vec![HubNbma::Address(nbma(5))], ..entry(1) };
+    let new = sim.add(Config { nbma: Some(nbma(5)), ..telling(1, &[there]) });
+    let s = sim.add(Config { holding_time: 600, ..spoke(11, &["10.11.0.0/24"]) });
+    sim.run(1_000);
+    assert!(is_registered(&sim, old, 11) && !is_registered(&sim, new, 11));
+    let moved = Config { nhs: vec![Nhs { nbma: vec![nbma(5)], ..nhs(1) }], ..sim.nodes[s].config.clone() };
+    sim.input(s, Input::Configure(Box::new(moved)));
+    sim.until(200, |sim| is_registered(sim, new, 11) && !is_registered(sim, old, 11));
+    let states = sim.nodes[s].engine.nhs_states(sim.now);
+    assert_eq!((states.len(), states[0].nbma, states[0].phase), (1, Some(nbma(5)), NhsPhase::Responding));
+    assert_eq!(sim.nodes[s].neighbours.get(&overlay(1)), Some(&nbma(5)));
+}
+
+#[test]
 fn a_long_list_comes_in_parts() {
     let mut sim = Net::new(51);
     let long = |n: u32| HubEntry {

@@ -144,6 +144,18 @@ fn a_silent_hub_is_asked_often_with_the_same_id_and_back_within_seconds() {
 
 /// What is asked each second is an ordinary registration, without the prefixes.
 #[test]
+fn a_hub_is_watched_from_the_moment_on_that_there_is_another() {
+    let mut scene = Scene::new(27, 3, &[nhs(1)], 0);
+    let both = Config { nhs: all(), ..scene.sim.nodes[scene.a].config.clone() };
+    scene.sim.input(scene.a, Input::Configure(Box::new(both)));
+    scene.sim.run(1_500);
+    scene.sim.cut_off(0, true);
+    let a = scene.a;
+    let took = scene.sim.until(3_000, |sim| sim.nodes[a].engine.nhs_states(sim.now)[0].phase == Expecting);
+    assert!(took > 900, "{took}");
+}
+
+#[test]
 fn the_pulse_is_light_and_only_where_there_is_another_way() {
     let mut scene = Scene::new(31, 2, &[nhs(1), nhs(2)], 0);
     let start = scene.sim.wire.len();

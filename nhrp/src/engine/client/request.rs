@@ -139,6 +139,19 @@ impl Engine {
         self.timers.arm(TimerKey::Registration(uid), at);
     }
 
+    /// There are other ways than before: an NHS that could now be replaced is asked from now on, and not only after its
+    /// next answer.
+    pub(crate) fn watch_anew(&mut self, now: Time) {
+        let watched = (0..self.hubs.len()).filter(|at| self.has_alternative(*at));
+        let watched: Vec<_> = watched.filter_map(|at| self.hubs.get(at)?.pulse()).collect();
+        for uid in watched {
+            let pulse = now.after(self.rng.jitter(PULSE_MS));
+            if self.registration_mut(uid).is_some_and(|it| it.due > pulse) {
+                self.ask_again_at(uid, pulse);
+            }
+        }
+    }
+
     /// After an answer: when the next request goes out.
     pub(super) fn answered_well(&mut self, now: Time, uid: u32, full: bool) {
         let third = (self.config.holding_time / 3).max(1);

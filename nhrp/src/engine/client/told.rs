@@ -8,7 +8,7 @@
 
 use std::net::IpAddr;
 
-use super::super::config::Nhs;
+use super::super::config::{Config, Nhs};
 use super::super::snapshot::HubListState;
 use super::super::timers::TimerKey;
 use super::super::{DropReason, Engine, Event, Received, Time};
@@ -170,6 +170,25 @@ impl Engine {
             self.complete(nhs);
         }
         known
+    }
+
+    /// Where the configuration no longer has a hub that was in use there, it is not to be kept by what was told: its
+    /// own word from there is of the time before it moved.
+    pub(crate) fn forget_left_places(&mut self, old: &Config, new: &Config) {
+        for hub in &self.hubs {
+            let places = |config: &Config| {
+                let nhs = config.nhs.iter().find(|nhs| nhs.name == hub.config.name);
+                nhs.map(|nhs| nhs.nbma.clone()).unwrap_or_default()
+            };
+            let (before, now) = (places(old), places(new));
+            let Some(left) = hub.nbma().filter(|it| before.contains(it) && !now.contains(it)) else {
+                continue;
+            };
+            let entries = self.hub_lists.iter_mut().flat_map(|list| &mut list.entries);
+            for entry in entries.filter(|entry| entry.name == hub.config.name) {
+                entry.nbma.retain(|place| *place != HubNbma::Address(left));
+            }
+        }
     }
 
     /// A hub that is not configured, as it is told; `None` if that cannot be one.
