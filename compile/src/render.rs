@@ -86,6 +86,13 @@ fn servers(
         .collect()
 }
 
+/// A spoke that names its hubs has those only, one of Phase 1 the other end of its tunnel; all others learn in band
+/// of hubs that are added.
+fn fixed_hubs(network: &Network<'_>, members: &[(&Member, &Spoke<'_>)]) -> bool {
+    let named = members.iter().all(|(_, spoke)| !spoke.object.spec.hubs.is_empty());
+    named || network.object.spec.phase == Phase::Phase1
+}
+
 fn nhs(network: &Network<'_>, server: &HubView<'_>) -> EndpointNhs {
     EndpointNhs {
         name: server.hub.name.clone(),
@@ -207,6 +214,7 @@ fn nhrp(network: &Network<'_>, hub: Option<&HubView<'_>>, members: &[(&Member, &
         uniqueness_policy: settings.uniqueness_policy,
         registration_unique: members.iter().any(|(_, s)| s.object.spec.nhrp.registration_unique),
         fallback_seconds: network.object.spec.fallback_seconds,
+        fixed_hubs: hub.is_none() && fixed_hubs(network, members),
         hub_list: hub_list(network, hub),
         static_mappings: mappings
             .map(|m| EndpointMapping {

@@ -238,6 +238,9 @@ pub struct EndpointNhrp {
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(range(min = 0, max = 3600))]
     pub fallback_seconds: u16,
+    /// Registers with the hubs of `nhs` only, whatever hubs tell of others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fixed_hubs: bool,
     /// The hubs of the network, as this hub tells them to its spokes; on hubs only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(

@@ -281,8 +281,8 @@ fn default_route(lab: &Lab) -> Result<()> {
     let told = network(", advertise: [0.0.0.0/0]", "", "");
     let mut regions = Regions::start(lab, &network("", "", ""))?;
     regions.wait_for_routes()?;
-    // The spokes' own default routes as a DHCP client puts them in: with a metric.
-    for name in ["west-1", "east-1"] {
+    // Default routes as a DHCP client puts them in, with a metric: one without would beat the one that a hub tells.
+    for name in ["west", "east", "west-1", "east-1"] {
         let site = regions.scene.site(name)?;
         let gateway = Ipv4Addr::from_bits(site.plan.wan.network().to_bits() + 1);
         site.host.ip(&format!("route add default via {gateway} metric 1024"))?;

@@ -126,6 +126,7 @@ fn config(who: u8) -> Config {
             prefixes: vec![net([10, 2, 0, 0], 24)],
         }],
         holding_time: 30,
+        fixed_hubs: false,
         fallback_seconds: 0,
         names: Vec::new(),
         hub_list: Vec::new(),

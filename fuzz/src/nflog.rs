@@ -28,6 +28,7 @@ fn config() -> Config {
         statics: vec![spoke(11), spoke(12)],
         external: Vec::new(),
         holding_time: 60,
+        fixed_hubs: false,
         fallback_seconds: 0,
         names: Vec::new(),
         hub_list: Vec::new(),

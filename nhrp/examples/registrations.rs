@@ -88,6 +88,7 @@ fn configuration() -> Config {
         child_hubs: Vec::new(),
         pool: None,
         request: None,
+        fixed_hubs: false,
         fallback_seconds: 0,
         link: LINK,
         nbma: Some(HUB_NBMA.into()),

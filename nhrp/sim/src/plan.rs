@@ -213,6 +213,7 @@ impl Plan {
             statics: Vec::new(),
             external: Vec::new(),
             holding_time: self.holding,
+            fixed_hubs: false,
             fallback_seconds: 0,
             names: Vec::new(),
             hub_list: Vec::new(),

@@ -68,6 +68,7 @@ fn config(n: u32, hub: Option<u32>, lans: Vec<IpNet>) -> Config {
         statics: Vec::new(),
         external: Vec::new(),
         holding_time: HOLD_S,
+        fixed_hubs: false,
         fallback_seconds: 0,
         names: Vec::new(),
         hub_list: Vec::new(),

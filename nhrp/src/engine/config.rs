@@ -40,6 +40,8 @@ pub struct Config {
     pub advertise: Vec<IpNet>,
     /// Hubs this node registers with.
     pub nhs: Vec<Nhs>,
+    /// Registers with those only, whatever hubs tell of others.
+    pub fixed_hubs: bool,
     /// Addresses of the host names that hubs told us (see [`super::Engine::host_names`]).
     pub names: Vec<(String, Vec<IpAddr>)>,
     /// The hubs of the network, as this hub tells them to its clients; empty: nothing is told.

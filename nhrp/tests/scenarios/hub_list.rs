@@ -41,6 +41,21 @@ fn is_registered(sim: &Net, hub: usize, n: u32) -> bool {
 }
 
 #[test]
+fn fixed_hubs_are_all_and_what_is_told_of_them_counts() {
+    let mut sim = Net::new(58);
+    let elsewhere = HubEntry { nbma: vec![HubNbma::Address(nbma(9))], ..draining(1) };
+    let first = sim.add(telling(1, &[entry(1), entry(3)]));
+    sim.add(telling(3, &[entry(1), entry(3)]));
+    let s = sim.add(Config { fixed_hubs: true, ..spoke(11, &["10.11.0.0/24"]) });
+    sim.run(3_000);
+    assert_eq!(serving(&sim, s), ["hub1"]);
+    tell(&mut sim, first, &[elsewhere, entry(3)]);
+    sim.run(3_000);
+    let known: Vec<_> = sim.nodes[s].engine.hubs().map(|hub| (hub.name.to_owned(), hub.nbma.to_vec())).collect();
+    assert_eq!(known, [("hub1".to_owned(), vec![nbma(1), nbma(9)])]);
+}
+
+#[test]
 fn a_hub_is_added_and_removed_without_an_edit_at_any_spoke() {
     let mut sim = Net::new(50);
     let first = sim.add(telling(1, &[entry(1)]));

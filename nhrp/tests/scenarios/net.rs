@@ -77,6 +77,7 @@ pub fn spoke(n: u32, subnets: &[impl AsRef<str>]) -> Config {
         holding_time: 60,
         names: Vec::new(),
         hub_list: Vec::new(),
+        fixed_hubs: false,
         fallback_seconds: 0,
         registration_interval: None,
         unique: false,

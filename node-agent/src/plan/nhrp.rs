@@ -61,6 +61,7 @@ pub fn nhrp_config(spec: &DmvpnEndpointSpec, facts: &NhrpFacts) -> nhrp::Config 
         subnets,
         advertise: prefixes(&spec.advertise),
         nhs: nhs.collect(),
+        fixed_hubs: spec.nhrp.fixed_hubs,
         names: facts.names.clone().into_iter().collect(),
         hub_list: spec.nhrp.hub_list.iter().map(hub_entry).collect(),
         fallback_seconds: spec.nhrp.fallback_seconds,

@@ -1,8 +1,8 @@
 //! The list of hubs that hubs tell us, so that a new hub needs no edit here.
 //!
-//! What is configured stays in force: a list adds hubs that are not configured, adds underlay addresses to those that
-//! are (tried after the configured ones), and says which hub hands its clients on. Priority and cluster of a
-//! configured hub are those of the configuration. A list is believed from an NHS of ours only, in the reply to a
+//! What is configured stays in force: a list adds hubs that are not configured (unless they are fixed), adds underlay
+//! addresses to those that are (tried after the configured ones), and says which hub hands its clients on. Priority and
+//! cluster of a configured hub are those of the configuration. A list is believed from an NHS of ours only, in the reply to a
 //! request of ours. A hub that no list names any more goes; nobody vouches for himself, and those that were told only
 //! count as long as a configured one, or one that such a one told, names them.
 
@@ -160,7 +160,7 @@ impl Engine {
             let Some(list) = self.hub_lists.iter().find(|list| list.teller == teller) else { continue };
             for entry in &list.entries {
                 let known_one = known.iter().any(|nhs| nhs.name == entry.name);
-                if !known_one && entry.name != teller {
+                if !known_one && entry.name != teller && !self.config.fixed_hubs {
                     let new = self.told_hub(entry, &known);
                     known.extend(new.filter(|_| known.len() < HUB_BOUND));
                 }
