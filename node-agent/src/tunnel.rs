@@ -280,6 +280,7 @@ impl Tunnel {
                 }
             }
         }
+        wanted.visited(now, drained.packets.iter().map(|(to, _)| *to));
         let (first, last) = plan::pins::changes(&pins, &wanted.pins().unwrap_or_default());
         drained.ops.splice(0..0, first);
         drained.ops.extend(last);

@@ -366,6 +366,16 @@ fn default_route_by_the_tunnel_leaves_its_own_packets_on_the_underlay() {
     assert!(
         pinned.iter().all(|route| route.target == Target::Link { link: 2, via: Some(ip("198.51.100.9")) })
     );
+    // Who is answered without being a neighbour is pinned for a while, a flood of them only so far.
+    let before = wanted.pins().expect("pins");
+    wanted.visited(nhrp::Time(1_000), [ip("192.0.2.99")].into_iter());
+    let (first, last) = pins::changes(&before, &wanted.pins().expect("pins"));
+    let to = |op: &Op| matches!(op, Op::PutRoute(route) if route.prefix == net("192.0.2.99/32"));
+    assert!(first.iter().any(to) && first.len() == 1 && last.is_empty());
+    wanted.visited(nhrp::Time(2_000), (0..1000).map(|n| IpAddr::from([172, 16, (n >> 8) as u8, n as u8])));
+    assert_eq!(wanted.pins().expect("pins").len(), before.len() + 256);
+    wanted.visited(nhrp::Time(62_000), std::iter::empty());
+    assert_eq!(wanted.pins().expect("pins"), before);
     // The hub takes it back: the default route goes first, then what it needed.
     let before = wanted.pins().expect("pins");
     let (link, kind) = (LinkId(LINK), RouteKind::Announced);

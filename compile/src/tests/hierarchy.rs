@@ -59,7 +59,10 @@ fn hubs_know_those_above_and_below_and_spokes_those_of_their_region() {
     assert_eq!(nhs("branches-b"), ["core", "east"]);
     assert_eq!(nhs("branches-c"), ["core", "east", "west"]);
     let fixed = |endpoint: &str| compiled.endpoint(endpoint).spec.nhrp.fixed_hubs;
-    assert_eq!(["branches-a", "branches-b", "branches-c", "branches-west"].map(fixed), [true, true, false, false]);
+    assert_eq!(
+        ["branches-a", "branches-b", "branches-c", "branches-west"].map(fixed),
+        [true, true, false, false]
+    );
     for endpoint in &compiled.endpoints {
         let value = serde_json::to_value(endpoint).unwrap();
         assert_eq!(crds::schema::check("DmvpnEndpoint", &value), Vec::new());

@@ -51,7 +51,8 @@ fn fixed_hubs_are_all_and_what_is_told_of_them_counts() {
     assert_eq!(serving(&sim, s), ["hub1"]);
     tell(&mut sim, first, &[elsewhere, entry(3)]);
     sim.run(3_000);
-    let known: Vec<_> = sim.nodes[s].engine.hubs().map(|hub| (hub.name.to_owned(), hub.nbma.to_vec())).collect();
+    let known: Vec<_> =
+        sim.nodes[s].engine.hubs().map(|hub| (hub.name.to_owned(), hub.nbma.to_vec())).collect();
     assert_eq!(known, [("hub1".to_owned(), vec![nbma(1), nbma(9)])]);
 }
 

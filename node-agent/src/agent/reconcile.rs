@@ -70,7 +70,7 @@ impl Agent {
         let Some(tunnel) = self.tunnels.get_mut(network) else { return false };
         let own = diff::own_link(network, observed).map_or(0, |l| l.index);
         if tunnel.leaving.is_none() {
-            match underlay::source_address(&self.kernel, observed, &tunnel.spec, &self.names, own).await {
+            match underlay::source_address(&self.kernel, observed, tunnel, &self.names, own).await {
                 Ok(local) => {
                     tunnel.ground.trouble = None;
                     tunnel.plan(local);

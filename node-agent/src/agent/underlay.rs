@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crds::Reason;
-use crds::endpoint::DmvpnEndpointSpec;
 use crds::spoke::TunnelSourceFrom;
 use dataplane::Kernel;
-use dataplane::model::{Link, Observed};
+use dataplane::model::{Link, Observed, Route, Target};
 
 use crate::ladder::{Path, Trouble};
 use crate::plan::nhrp::nbma_addresses;
@@ -16,17 +15,18 @@ use crate::tunnel::Tunnel;
 /// An address that no ordinary route names (RFC 1112 class E), so that a look-up finds the default route.
 const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(240, 0, 0, 1));
 
-/// Finds the local underlay address of an endpoint. `own` is the index of its tunnel link (0: none).
+/// Finds the local underlay address of a tunnel. `own` is the index of its link (0: none).
 ///
 /// # Errors
 /// The trouble, with the cure.
 pub(super) async fn source_address(
     kernel: &Kernel,
     observed: &Observed,
-    spec: &DmvpnEndpointSpec,
+    tunnel: &Tunnel,
     names: &BTreeMap<String, Vec<IpAddr>>,
     own: u32,
 ) -> Result<IpAddr, Trouble> {
+    let spec = &tunnel.spec;
     let source = &spec.tunnel.source;
     match source.from {
         TunnelSourceFrom::Address => {
@@ -60,13 +60,7 @@ pub(super) async fn source_address(
                 ));
             };
             check_up(Some(link))?;
-            let address = observed
-                .addresses
-                .iter()
-                .filter(|a| a.link == link.index)
-                .map(|a| a.address.addr())
-                .find(IpAddr::is_ipv4);
-            address.ok_or_else(|| {
+            address_of(link.index, observed).ok_or_else(|| {
                 Trouble::new(
                     Reason::InterfaceHasNoAddress,
                     format!(
@@ -82,10 +76,12 @@ pub(super) async fn source_address(
         TunnelSourceFrom::DefaultRoute => {
             let hubs = spec.nhs.iter().flat_map(|h| &h.nbma).flat_map(|n| nbma_addresses(n, names));
             for to in hubs.chain([NOWHERE]) {
-                if let Ok(found) = kernel.lookup(to).await
-                    && found.link != own
-                    && let Some(address) = found.source.filter(IpAddr::is_ipv4)
-                {
+                let Ok(found) = kernel.lookup(to).await else { continue };
+                let address = match found.link == own {
+                    true => pin(tunnel, to).and_then(|pin| via_pin(&pin, observed)),
+                    false => found.source.filter(IpAddr::is_ipv4),
+                };
+                if let Some(address) = address {
                     return Ok(address);
                 }
             }
@@ -96,6 +92,23 @@ pub(super) async fn source_address(
             ))
         }
     }
+}
+
+/// The first IPv4 address of a link.
+fn address_of(link: u32, observed: &Observed) -> Option<IpAddr> {
+    let own = observed.addresses.iter().filter(|a| a.link == link);
+    own.map(|a| a.address.addr()).find(IpAddr::is_ipv4)
+}
+
+/// The pin that keeps packets to `nbma` out of the tunnel, as it is wanted: where the kernel's is gone, it is about to
+/// be put back.
+fn pin(tunnel: &Tunnel, nbma: IpAddr) -> Option<Route> {
+    tunnel.wanted.as_ref()?.pins()?.into_iter().find(|pin| pin.prefix.addr() == nbma)
+}
+
+fn via_pin(pin: &Route, observed: &Observed) -> Option<IpAddr> {
+    let Target::Link { link, .. } = pin.target else { return None };
+    pin.source.or_else(|| address_of(link, observed))
 }
 
 fn check_up(link: Option<&Link>) -> Result<(), Trouble> {
@@ -123,22 +136,25 @@ pub(super) async fn paths(
         let addresses: Vec<_> = hub.nbma.iter().flat_map(|n| nbma_addresses(n, names)).collect();
         let path = match hub.nbma.iter().find_map(|n| n.hostname.clone()) {
             Some(name) if addresses.is_empty() => Path::NameUnresolved(name),
-            _ => path(kernel, &addresses, tunnel.link).await,
+            _ => path(kernel, &addresses, tunnel).await,
         };
         paths.insert(hub.name.clone(), path);
     }
     for hub in tunnel.engine.iter().flat_map(nhrp::Engine::hubs).filter(|hub| hub.learned) {
-        paths.insert(hub.name.to_owned(), path(kernel, hub.nbma, tunnel.link).await);
+        paths.insert(hub.name.to_owned(), path(kernel, hub.nbma, tunnel).await);
     }
     paths
 }
 
-/// The first usable address decides; otherwise the last trouble is told. `own` is the index of the tunnel link.
-async fn path(kernel: &Kernel, addresses: &[IpAddr], own: u32) -> Path {
+/// The first usable address decides; otherwise the last trouble is told.
+async fn path(kernel: &Kernel, addresses: &[IpAddr], tunnel: &Tunnel) -> Path {
+    let own = tunnel.link;
     let mut path = Path::Clear;
     for nbma in addresses {
         path = match kernel.lookup(*nbma).await {
-            Ok(found) if own != 0 && found.link == own => Path::Recursive(*nbma),
+            Ok(found) if own != 0 && found.link == own && pin(tunnel, *nbma).is_none() => {
+                Path::Recursive(*nbma)
+            }
             Ok(_) => Path::Clear,
             Err(_) => Path::NoRoute(*nbma),
         };

@@ -1,9 +1,10 @@
 //! Pins: host routes that keep a tunnel's own packets on the underlay while a default route leads into the tunnel.
 //!
 //! A hub may tell a default route. It competes with the underlay's own by metric, as any two routes do, and where it
-//! wins it would take along what carries it: the GRE packets to the underlay addresses of hubs and of other spokes. Each
-//! of these that goes by the underlay's default route is therefore pinned to it. Where the underlay has no way to the
-//! hub at all, there is nothing to pin to, and the hub's default route is not put in.
+//! wins it would take along what carries it: the GRE packets to the underlay addresses of hubs, of other spokes, and of
+//! whoever is sent an answer without being a neighbour. Each of these that goes by the underlay's default route is
+//! therefore pinned to it. Where the underlay has no way to the hub at all, there is nothing to pin to, and the hub's
+//! default route is not put in.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

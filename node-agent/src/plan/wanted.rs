@@ -8,7 +8,7 @@ use crds::network::MulticastMode;
 use dataplane::model::{Address, GreLink, Neighbour, Op, Route, Target};
 use dataplane::nft::{Capture, Ruleset};
 use ipnet::IpNet;
-use nhrp::{Multicast, Output, RouteKind};
+use nhrp::{Multicast, Output, RouteKind, Time};
 
 use super::pins;
 
@@ -20,6 +20,10 @@ pub const MAIN_TABLE: u32 = 254;
 pub const REDIRECT_GROUP: u16 = 214;
 /// NFLOG group of the multicast capture.
 pub const MULTICAST_GROUP: u16 = 215;
+/// How long a pin outlasts the last NHRP packet to a peer that is no neighbour.
+const VISIT_MS: u64 = 60_000;
+/// Such peers in all: strangers may have us answer them.
+const VISITORS: usize = 256;
 /// Metric of the route that keeps overlay traffic without a better way from following the default route.
 const LAST_RESORT: u32 = 65_535;
 
@@ -78,6 +82,9 @@ pub struct Wanted {
     hosts: BTreeMap<IpAddr, Host>,
     /// Metrics.
     pub metrics: Metrics,
+    /// Underlay addresses that NHRP packets were sent to lately and that are no neighbour's: who asked by way of others
+    /// is answered straight.
+    visitors: BTreeMap<IpAddr, Time>,
     /// IPv4 routes of the underlay, once they were looked at: only needed with a default route by the tunnel.
     pub underlay: Option<Vec<Route>>,
 }
@@ -141,6 +148,7 @@ impl Wanted {
             fixed,
             learned: BTreeMap::new(),
             hosts: BTreeMap::new(),
+            visitors: BTreeMap::new(),
             metrics: Metrics::new(spec.routing.metric),
             underlay: None,
         }
@@ -150,14 +158,16 @@ impl Wanted {
     pub fn replace_fixed(&mut self, new: Self) {
         let learned = std::mem::take(&mut self.learned);
         let hosts = std::mem::take(&mut self.hosts);
+        let visitors = std::mem::take(&mut self.visitors);
         let underlay = self.underlay.take();
-        *self = Self { learned, hosts, underlay, ..new };
+        *self = Self { learned, hosts, visitors, underlay, ..new };
     }
 
     /// Forgets what the engine found out.
     pub fn forget(&mut self) {
         self.learned.clear();
         self.hosts.clear();
+        self.visitors.clear();
     }
 
     /// The NBMA address of the neighbour that is wanted for an overlay host.
@@ -260,7 +270,24 @@ impl Wanted {
         let hub = self.neighbour(self.default_gateway()?)?;
         let underlay = self.underlay.as_ref()?;
         pins::pin(underlay, hub)?;
-        Some(self.neighbours().filter_map(|(_, nbma)| pins::pin(underlay, nbma)?).collect())
+        let peers = self.neighbours().map(|(_, nbma)| nbma).chain(self.visitors.keys().copied());
+        Some(peers.filter_map(|nbma| pins::pin(underlay, nbma)?).collect())
+    }
+
+    /// NHRP packets go to these underlay addresses now: their pins stay for a while. Without a default route by the
+    /// tunnel there are none, and nothing is kept.
+    pub fn visited(&mut self, now: Time, by: impl Iterator<Item = IpAddr>) {
+        self.visitors.retain(|_, since| now.since(*since) < VISIT_MS);
+        if self.default_gateway().is_none() {
+            return;
+        }
+        for nbma in by {
+            self.visitors.insert(nbma, now);
+        }
+        while self.visitors.len() > VISITORS {
+            let oldest = self.visitors.iter().min_by_key(|(_, since)| **since).map(|(nbma, _)| *nbma);
+            oldest.map(|nbma| self.visitors.remove(&nbma));
+        }
     }
 
     /// That default route, on a link with index `link`.
