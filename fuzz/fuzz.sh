@@ -28,11 +28,10 @@ for target; do
     program=$build/$host/fuzz/$target
     corpus=$cache/corpus/$target seeds=$cache/seeds/$target found=$cache/found/$target
     mkdir -p "$corpus" "$seeds" "$found"
-    "$build/$host/fuzz/seeds" "$target" "$seeds"
     log=$cache/$target.log
     echo "== $target: $seconds s"
     status=0
-    "$program" -max_total_time="$seconds" -max_len=2048 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+    FUZZ_SEEDS=$seeds "$program" -max_total_time="$seconds" -max_len=2048 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
         -artifact_prefix="$found/" "$corpus" "$seeds" >"$log" 2>&1 || status=$?
     executions=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
     echo "   ${executions:-0} executions, $(find "$corpus" -type f | wc -l) inputs in the corpus"

@@ -3,11 +3,8 @@
 
 use std::net::Ipv4Addr;
 
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload, Nla as _};
-use netlink_packet_netfilter::nflog::{
-    ConfigCmd, ConfigMode, ConfigNla, HwAddr, PacketNla, ULogMessage, config_request,
-};
-use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
+use netlink_packet_netfilter::NetfilterProtoFamily;
+use netlink_packet_netfilter::nflog::{ConfigCmd, ConfigMode, ConfigNla, config_request};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::Error;
@@ -20,6 +17,20 @@ use crate::wire::frame::{self, NLMSG_ERROR};
 pub const HEADERS: u32 = 128;
 /// Packets are kept as they are.
 pub const WHOLE: u32 = 0xffff;
+
+/// `NFNL_SUBSYS_ULOG << 8 | NFULNL_MSG_PACKET`.
+const PACKET: u16 = 4 << 8;
+/// Bytes of `struct nfgenmsg`.
+const NFGENMSG: usize = 4;
+
+/// Of `enum nfulnl_attr_type`. Read by hand: the crate's reader of hardware addresses panics on a length that the
+/// attribute does not have.
+mod attribute {
+    pub(super) const LINK_IN: u16 = 4;
+    pub(super) const LINK_OUT: u16 = 5;
+    pub(super) const HARDWARE_ADDRESS: u16 = 8;
+    pub(super) const PAYLOAD: u16 = 9;
+}
 
 /// A packet that a rule logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,25 +110,21 @@ impl Nflog {
 
 /// The packets in a datagram of nfnetlink_log; whatever else is in it, or cannot be read, is passed over.
 pub fn packets(datagram: &[u8]) -> Vec<Logged> {
-    frame::messages(datagram).filter_map(|message| logged(message.whole())).collect()
+    frame::messages(datagram).filter_map(logged).collect()
 }
 
-fn logged(message: &[u8]) -> Option<Logged> {
-    let message = NetlinkMessage::<NetfilterMessage>::deserialize(message).ok()?;
-    let NetlinkPayload::InnerMessage(NetfilterMessage {
-        inner: NetfilterMessageInner::ULog(ULogMessage::Packet(parts)),
-        ..
-    }) = message.payload
-    else {
+fn logged(message: frame::Raw<'_>) -> Option<Logged> {
+    if message.kind != PACKET {
         return None;
-    };
+    }
     let (mut link_in, mut link_out, mut nbma, mut packet) = (None, None, None, None);
-    for part in parts {
-        match part {
-            PacketNla::IfIndexInDev(index) => link_in = Some(index),
-            PacketNla::IfIndexOutDev(index) => link_out = Some(index),
-            PacketNla::HwAddr(address) => nbma = outer_source(&address),
-            PacketNla::Payload(bytes) => packet = Some(bytes),
+    for (kind, value) in message.attributes(NFGENMSG) {
+        let number = || value.try_into().ok().map(u32::from_be_bytes);
+        match kind {
+            attribute::LINK_IN => link_in = number(),
+            attribute::LINK_OUT => link_out = number(),
+            attribute::HARDWARE_ADDRESS => nbma = outer_source(value),
+            attribute::PAYLOAD => packet = Some(value.to_vec()),
             _ => {}
         }
     }
@@ -125,10 +132,8 @@ fn logged(message: &[u8]) -> Option<Logged> {
 }
 
 /// The hardware address, if it is one of four bytes: length (16 bits), padding, address.
-fn outer_source(address: &HwAddr) -> Option<Ipv4Addr> {
-    let mut bytes = vec![0; address.value_len()];
-    address.emit_value(&mut bytes);
-    match *bytes.as_slice() {
+fn outer_source(address: &[u8]) -> Option<Ipv4Addr> {
+    match *address {
         [0, 4, _, _, a, b, c, d, ..] => Some(Ipv4Addr::new(a, b, c, d)).filter(|a| !a.is_unspecified()),
         _ => None,
     }

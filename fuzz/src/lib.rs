@@ -51,6 +51,21 @@ impl Target {
         }
     }
 
+    /// Writes the seeds into the folder that `FUZZ_SEEDS` names, a file each; a fuzzing program does so before it reads
+    /// its corpus.
+    ///
+    /// # Panics
+    /// When they cannot be written.
+    pub fn write_seeds(self) {
+        let Some(folder) = std::env::var_os("FUZZ_SEEDS") else { return };
+        for (number, seed) in self.seeds().iter().enumerate() {
+            let path = std::path::Path::new(&folder).join(format!("seed-{number:03}"));
+            if let Err(error) = std::fs::write(&path, seed) {
+                panic!("{}: {error}", path.display());
+            }
+        }
+    }
+
     /// Runs it once.
     pub fn run(self, bytes: &[u8]) {
         match self {

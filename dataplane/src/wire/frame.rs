@@ -82,18 +82,27 @@ impl<'a> Raw<'a> {
         // The request's header follows the code, and unless the answer is capped its payload too.
         let echoed =
             if self.flags & NLM_F_CAPPED != 0 { HEADER } else { word(self.whole, HEADER + 4)? as usize };
-        let mut at = HEADER + 4 + echoed.next_multiple_of(4);
-        while let Some(head) = word(self.whole, at) {
-            let (length, kind) = split(head);
-            let value = self.whole.get(at + 4..at + usize::from(length))?;
-            if kind == NLMSGERR_ATTR_MSG {
-                let text = value.split(|b| *b == 0).next()?;
-                return Some(String::from_utf8_lossy(text).into_owned());
-            }
-            at += usize::from(length).max(4).next_multiple_of(4);
-        }
-        None
+        let rest = self.whole.get(HEADER + 4 + echoed.next_multiple_of(4)..)?;
+        let (_, value) = attributes(rest).find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG)?;
+        let text = value.split(|b| *b == 0).next()?;
+        Some(String::from_utf8_lossy(text).into_owned())
     }
+
+    /// The attributes of a message, type and value, after a header of its family of `size` bytes.
+    pub(crate) fn attributes(&self, size: usize) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
+        attributes(self.whole.get(HEADER + size..).unwrap_or(&[]))
+    }
+}
+
+/// Attributes, type and value; ends at the first that is malformed.
+fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let (length, kind) = split(word(rest, 0)?);
+        let length = usize::from(length);
+        let value = rest.get(4..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+        Some((kind, value))
+    })
 }
 
 /// The kernel's refusal of one request.

@@ -81,8 +81,10 @@ impl Lab {
     /// # Errors
     /// When a name is taken.
     pub fn link(&self, a: &Host, a_device: &str, b: &Host, b_device: &str) -> Result<()> {
-        a.ip(&format!("link add {a_device} type veth peer name {b_device} netns {}", b.name()))?;
-        a.ip(&format!("link set {a_device} up"))?;
+        a.ip_batch(&[
+            format!("link add {a_device} type veth peer name {b_device} netns {}", b.name()),
+            format!("link set {a_device} up"),
+        ])?;
         b.ip(&format!("link set {b_device} up"))
     }
 

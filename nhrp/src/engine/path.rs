@@ -154,8 +154,13 @@ impl Engine {
         }
         let running = path.trial.is_some();
         let trial = path.trial.get_or_insert_with(|| Trial::new(id));
+        // Who joins has all the questions before him: those that went before may have been to one who was away.
+        let joins = running && waiting.is_some() && trial.sent != 1;
+        if joins {
+            trial.sent = 0;
+        }
         trial.waiting.extend(waiting);
-        if !running {
+        if !running || joins {
             self.send_trial(now, via);
         }
     }
@@ -296,6 +301,8 @@ impl Engine {
                 let next = path.next;
                 self.timers.arm(TimerKey::Path(via), next);
             }
+            // It was used and is not any more: nobody was there to answer, which says nothing about the way.
+            Some(trial) if !used && trial.waiting.is_empty() => self.trial_dropped(now, via),
             Some(_) => self.path_failed(now, via),
             None if used => {
                 let nbma = path.nbma;
@@ -306,6 +313,18 @@ impl Engine {
                 self.paths.remove(&via);
             }
         }
+    }
+
+    /// Nobody wants to know any more.
+    fn trial_dropped(&mut self, now: Time, via: IpAddr) {
+        let Some(path) = self.paths.get_mut(&via) else { return };
+        let trial = path.trial.take();
+        path.good = None;
+        // Earlier failures are remembered for as long as after a failure.
+        path.next = now.after(if path.failures > 0 { BAR_MAX_MS } else { 0 });
+        let next = path.next;
+        self.timers.arm(TimerKey::Path(via), next);
+        trial.map(|trial| self.trial_over(trial));
     }
 
     /// Nobody answered: all that leads or would lead there goes by the hub.

@@ -46,6 +46,10 @@ impl<'a> Packet<'a> {
         let (header, body) = fixed.addresses(mandatory)?;
         if header.packet_type.has_cies() {
             cies(body)?;
+            // No address of a family that we know makes an odd list, and it could not be passed on: see `Builder::finish`.
+            if body.len() % 2 == 1 {
+                return Err(DecodeError::Cie);
+            }
         }
         let has_extensions = fixed.extension_offset != 0;
         let extensions = match bytes.get(end..) {
