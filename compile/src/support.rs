@@ -2,7 +2,7 @@
 //! silence. Whoever builds a feature removes its row.
 
 use crds::network::{
-    DmvpnNetworkSpec, DscpPolicy, InterfaceState, IpsecMode, MtuPolicy, NhrpMode, Phase, RegistrationPolicy,
+    DmvpnNetworkSpec, DscpPolicy, InterfaceState, IpsecMode, MtuPolicy, NhrpMode, RegistrationPolicy,
     RoutingProtocol, UnderlayFamily,
 };
 use crds::spoke::{DmvpnSpokeSpec, PodCidrPolicy};
@@ -53,7 +53,6 @@ fn check<T>(rows: &[Row<T>], spec: &T, faults: &mut Faults) {
 }
 
 const NETWORK: &[Row<DmvpnNetworkSpec>] = &[
-    Row { asked: |s| when(s.phase != Phase::Phase3, "spec.phase", s.phase), instead: "use Phase3" },
     Row {
         asked: |s| hubs(s, |h| h.identity.as_ref().map(|i| ("identity", text(i)))),
         instead: "remove it; nothing proves an identity without IPsec",

@@ -45,13 +45,22 @@ pub struct Ruleset {
     /// Largest TCP segment (IPv4, IPv6) in bytes for connections through the tunnel, both ways; it is only
     /// lowered.
     pub mss_clamp: Option<(u16, u16)>,
-    /// Remember for [`USE_SECONDS`] which destinations packets went to by the tunnel.
-    pub track_use: bool,
+    /// Remember for [`USE_SECONDS`] where packets went by the tunnel.
+    pub track_use: Option<Use>,
     /// Multicast that is captured, so that copies of it can be sent to each peer.
     pub multicast: Option<Capture>,
     /// Local underlay address and key of the tunnel: GRE of it to a multicast address, which is what the kernel makes
     /// of multicast on a multipoint link, does not leave.
     pub outer: Option<(Ipv4Addr, Option<u32>)>,
+}
+
+/// What of a packet that leaves by the tunnel is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Its destination.
+    Destinations,
+    /// The next hop of its route: the destination itself where that is on the link.
+    NextHops,
 }
 
 /// Which multicast is captured.
@@ -94,7 +103,7 @@ pub fn render(rules: &Ruleset) -> String {
         set(out, "redirect4", "typeof ip saddr . ip daddr", 60);
         set(out, "redirect6", "typeof ip6 saddr . ip6 daddr", 60);
     }
-    if rules.track_use {
+    if rules.track_use.is_some() {
         set(out, "used4", "typeof ip daddr", USE_SECONDS);
         set(out, "used6", "typeof ip6 daddr", USE_SECONDS);
     }
@@ -135,10 +144,14 @@ pub fn render(rules: &Ruleset) -> String {
     if let Some(capture) = &rules.multicast {
         multicast(out, &link, capture);
     }
-    if rules.track_use {
+    if let Some(what) = rules.track_use {
         chain(out, "used", "postrouting priority filter");
-        let _ = writeln!(out, "\t\toifname \"{link}\" update @used4 {{ ip daddr }}");
-        let _ = writeln!(out, "\t\toifname \"{link}\" update @used6 {{ ip6 daddr }}");
+        let (v4, v6) = match what {
+            Use::Destinations => ("ip daddr", "ip6 daddr"),
+            Use::NextHops => ("rt ip nexthop", "rt ip6 nexthop"),
+        };
+        let _ = writeln!(out, "\t\toifname \"{link}\" update @used4 {{ {v4} }}");
+        let _ = writeln!(out, "\t\toifname \"{link}\" update @used6 {{ {v6} }}");
         end(out);
     }
     text.push_str("}\n");
@@ -164,7 +177,7 @@ pub async fn load(text: &str) -> Result<(), Error> {
     run(&["-f", "-"], text).await.map(|_| ())
 }
 
-/// Destinations that packets went to by the network's tunnel in the last [`USE_SECONDS`]. Empty if the table
+/// Where packets went by the network's tunnel (destinations, or next hops: [`Use`]) in the last [`USE_SECONDS`]. Empty if the table
 /// does not track use.
 ///
 /// # Errors
@@ -341,7 +354,7 @@ mod tests {
             interface: "dmvpn-1".into(),
             redirect_group: Some(214),
             mss_clamp: Some((1360, 1340)),
-            track_use: true,
+            track_use: Some(Use::Destinations),
             multicast: Some(Capture {
                 group: 215,
                 groups: vec!["239.1.1.1".parse().unwrap(), "ff08::1".parse().unwrap()],
@@ -429,13 +442,15 @@ table inet dmvpn_branches {
         let text = render(&Ruleset {
             redirect_group: None,
             mss_clamp: None,
-            track_use: false,
+            track_use: None,
             multicast: None,
             outer: None,
             ..full()
         });
         assert!(!text.contains("set ") && !text.contains("log group") && !text.contains("maxseg"), "{text}");
         assert!(text.contains("icmp type redirect drop"), "{text}");
+        let text = render(&Ruleset { track_use: Some(Use::NextHops), ..full() });
+        assert!(text.contains("update @used6 { rt ip6 nexthop }"), "{text}");
     }
 
     #[test]

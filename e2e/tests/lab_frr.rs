@@ -6,53 +6,22 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use e2e::lab::peek::NhrpKind;
-use e2e::lab::{Capture, Frr, frr, ping};
+use e2e::lab::{Capture, Frr, ping};
 use e2e::ring3::Needs;
+use e2e::scene::foreign::Foreign;
+use e2e::scene::overlay::{BRANCH_A as A, BRANCH_B as B, HUB, KEY};
 use e2e::scene::{Scene, Site};
 use e2e::{ring3, ring3_with, wait};
 
-const HUB: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 1);
-const A: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 11);
-const B: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 12);
-const KEY: u32 = 100;
 const SOON: Duration = Duration::from_secs(20);
 
-fn start_hub(site: &Site) -> Result<Frr> {
-    frr::make_gre(&site.host, "gre1", site.nbma(), Some(KEY), HUB)?;
-    Frr::start(
-        &site.host,
-        &format!(
-            "nhrp nflog-group {}
-interface gre1
- ip nhrp network-id 1
- ip nhrp holdtime 30
- ip nhrp redirect
- ip nhrp shortcut
-ip route 10.20.0.0/24 {A}
-ip route 10.30.0.0/24 {B}
-",
-            frr::NFLOG_GROUP
-        ),
-    )
+fn start_hub(scene: &Scene) -> Result<Frr> {
+    let (hub, a, b) = (scene.site("hub")?, scene.site("branch-a")?, scene.site("branch-b")?);
+    Foreign::hub(hub, &[(a, A), (b, B)]).redirects().holding(30).start()
 }
 
 fn start_spoke(site: &Site, overlay: Ipv4Addr, hub: &Site) -> Result<Frr> {
-    frr::make_gre(&site.host, "gre1", site.nbma(), Some(KEY), overlay)?;
-    Frr::start(
-        &site.host,
-        &format!(
-            "nhrp nflog-group {}
-interface gre1
- ip nhrp network-id 1
- ip nhrp holdtime 30
- ip nhrp nhs {HUB} nbma {}
- ip nhrp shortcut
-ip route 10.0.0.0/8 {HUB}
-",
-            frr::NFLOG_GROUP,
-            hub.nbma()
-        ),
-    )
+    Foreign::new(site, overlay).client_of(HUB, hub).default_by(HUB).holding(30).start()
 }
 
 #[test]
@@ -61,7 +30,7 @@ fn a_spoke_registers_and_the_wire_shows_it() {
         let scene = Scene::build(lab)?;
         let (hub, spoke) = (scene.site("hub")?, scene.site("branch-a")?);
         let capture = Capture::start(&scene.isp, &scene.uplink(spoke), "proto gre")?;
-        let frr_hub = start_hub(hub)?;
+        let frr_hub = start_hub(&scene)?;
         let within = Capture::start(&hub.host, "gre1", "")?;
         let frr_spoke = start_spoke(spoke, A, hub)?;
 
@@ -98,7 +67,7 @@ fn two_spokes_find_the_direct_path() {
     ring3_with(Needs { deadline: Duration::from_secs(180), ..Needs::default() }, |lab| {
         let scene = Scene::build(lab)?;
         let (hub, a, b) = (scene.site("hub")?, scene.site("branch-a")?, scene.site("branch-b")?);
-        let frr_hub = start_hub(hub)?;
+        let frr_hub = start_hub(&scene)?;
         let frr_a = start_spoke(a, A, hub)?;
         let _frr_b = start_spoke(b, B, hub)?;
         frr_hub.wait_for_cache("dynamic", A, SOON)?;

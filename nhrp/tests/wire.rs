@@ -1,6 +1,6 @@
 //! The codec: vectors, captures, damage, and decode(encode(x)) = x.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use nhrp::PacketType;
@@ -191,7 +191,7 @@ fn repair(bytes: &mut [u8]) {
 /// All that FRR sent, and byte for byte what we would send of it.
 #[test]
 fn captures_decode_and_encode_to_the_same_bytes() {
-    let mut seen = std::collections::BTreeMap::new();
+    let mut seen = BTreeMap::new();
     let mut refused = Vec::new();
     for (name, bytes) in captures() {
         let message = match Message::decode(&bytes) {
@@ -303,22 +303,29 @@ fn lengths_that_contradict_each_other() {
 
 #[test]
 fn damaged_prefix_lists() {
-    let chunk = PrefixChunk {
+    let prefixes = vec!["10.20.0.0/16".parse().unwrap(), "fd00:1::/48".parse().unwrap()];
+    let next_hops =
+        prefixes.iter().copied().zip(["10.255.0.12".parse().unwrap(), "fd00:255::12".parse().unwrap()]);
+    let plain = PrefixChunk {
         flags: list_flags::FIRST | list_flags::WANT,
         chunk: 7,
         generation: 0xdead_beef,
-        prefixes: vec!["10.20.0.0/16".parse().unwrap(), "fd00:1::/48".parse().unwrap()],
+        prefixes: prefixes.clone(),
+        next_hops: BTreeMap::new(),
     };
-    let value = chunk.encode();
-    assert_eq!(value.len() % 2, 0);
-    assert_eq!(PrefixChunk::decode(&value), Ok(chunk));
-    for length in (0..value.len()).filter(|length| ![8, 16].contains(length)) {
-        assert_eq!(PrefixChunk::decode(&value[..length]), Err(DecodeError::PrefixList), "{length}");
-    }
-    for (at, bad) in [(0, 2), (8, 5), (9, 33)] {
-        let mut damaged = value.clone();
-        damaged[at] = bad;
-        assert_eq!(PrefixChunk::decode(&damaged), Err(DecodeError::PrefixList));
+    let with_next_hops = PrefixChunk { next_hops: next_hops.collect(), ..plain.clone() };
+    for (chunk, whole) in [(plain, [8, 16]), (with_next_hops, [8, 20])] {
+        let value = chunk.encode();
+        assert_eq!(value.len() % 2, 0);
+        assert_eq!(PrefixChunk::decode(&value), Ok(chunk));
+        for length in (0..value.len()).filter(|length| !whole.contains(length)) {
+            assert_eq!(PrefixChunk::decode(&value[..length]), Err(DecodeError::PrefixList), "{length}");
+        }
+        for (at, bad) in [(0, 2), (8, 5), (9, 33)] {
+            let mut damaged = value.clone();
+            damaged[at] = bad;
+            assert_eq!(PrefixChunk::decode(&damaged), Err(DecodeError::PrefixList));
+        }
     }
 }
 

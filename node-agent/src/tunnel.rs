@@ -5,9 +5,10 @@ use std::net::IpAddr;
 
 use crds::Reason;
 use crds::endpoint::DmvpnEndpointSpec;
+use crds::network::Phase;
 use dataplane::model::{Observed, Op, Route};
 use ipnet::IpNet;
-use nhrp::{Engine, Event, Input, Output, Snapshot, Time};
+use nhrp::{Engine, Event, Input, LinkId, Output, Snapshot, Time};
 use tracing::{debug, info, warn};
 
 use crate::chatter::Chatter;
@@ -183,9 +184,9 @@ impl Tunnel {
         }
     }
 
-    /// Plans the fixed part for underlay address `local`.
-    pub fn plan(&mut self, local: IpAddr) {
-        let mut new = Wanted::new(&self.spec, local);
+    /// Plans the fixed part for underlay address `local` and, of a point-to-point tunnel, the other end.
+    pub fn plan(&mut self, local: IpAddr, remote: Option<IpAddr>) {
+        let mut new = Wanted::new(&self.spec, local, remote);
         new.link.up |= self.engine.is_some();
         match &mut self.wanted {
             Some(wanted) => wanted.replace_fixed(new),
@@ -212,6 +213,7 @@ impl Tunnel {
         let facts = NhrpFacts {
             link: self.link,
             nbma: usable.then_some(wanted.link.local),
+            remote: wanted.link.remote,
             names: names.clone(),
             passwords: self.passwords.clone(),
         };
@@ -246,6 +248,14 @@ impl Tunnel {
             }
         }
         self.configured = Some(config);
+    }
+
+    /// Next hops that the kernel waits for, as a dump shows them: their requests may have been lost.
+    pub fn resolve(&mut self, observed: &Observed, now: Time) {
+        let Some(engine) = self.engine.as_mut().filter(|_| self.spec.phase == Phase::Phase2) else { return };
+        for &(_, overlay) in observed.incomplete.iter().filter(|(link, _)| *link == self.link) {
+            engine.handle_input(now, Input::ResolveNeeded { link: LinkId(self.link), overlay });
+        }
     }
 
     fn all_paths_recursive(&self) -> bool {

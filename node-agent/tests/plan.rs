@@ -3,8 +3,10 @@
 
 use std::net::IpAddr;
 
-use crds::endpoint::DmvpnEndpointSpec;
+use crds::endpoint::{DmvpnEndpointSpec, Role};
+use crds::network::Phase;
 use dataplane::model::{Address, GreLink, Link, Neighbour, Observed, Op, Route, Target};
+use dataplane::nft::Use;
 use ipnet::IpNet;
 use nhrp::{LinkId, Output, RouteKind};
 use node_agent::plan::diff::{self, LinkStep};
@@ -43,7 +45,7 @@ fn spec() -> DmvpnEndpointSpec {
 }
 
 fn wanted() -> Wanted {
-    let mut wanted = Wanted::new(&spec(), ip("198.51.100.2"));
+    let mut wanted = Wanted::new(&spec(), ip("198.51.100.2"), None);
     wanted.set_gateway(&[net("10.255.0.0/16")], &[ip("10.255.0.1")]);
     for output in outputs() {
         wanted.learn(&output, LINK);
@@ -184,7 +186,7 @@ fn from_nothing_and_again() {
 #[test]
 fn outputs_as_they_come_equal_the_diff() {
     let mut one = Model(foreign());
-    let mut wanted = Wanted::new(&spec(), ip("198.51.100.2"));
+    let mut wanted = Wanted::new(&spec(), ip("198.51.100.2"), None);
     one.apply(&[Op::CreateGre(wanted.link.clone())]);
     one.apply(&diff::changes(&wanted, LINK, &one.0.clone()));
     for output in outputs() {
@@ -204,6 +206,36 @@ fn outputs_as_they_come_equal_the_diff() {
     }
     assert!(wanted.learned.is_empty() && wanted.neighbours().count() == 0);
     assert_eq!(diff::changes(&wanted, LINK, &one.0), Vec::new());
+}
+
+/// A Phase 1 spoke's link has one other end: no neighbours on it, and routes by the hub all the same.
+#[test]
+fn point_to_point_needs_no_neighbours() {
+    let mut spec = spec();
+    spec.phase = Phase::Phase1;
+    let mut wanted = Wanted::new(&spec, ip("198.51.100.2"), Some(ip("192.0.2.2")));
+    wanted.set_gateway(&[net("10.255.0.0/16")], &[ip("10.255.0.1")]);
+    assert_eq!((wanted.link.remote, wanted.nft.track_use), (Some(ip("192.0.2.2")), None));
+    let link = LinkId(LINK);
+    let (overlay, nbma) = (ip("10.255.0.1"), ip("192.0.2.2"));
+    assert_eq!(wanted.learn(&Output::InstallNeighbour { link, overlay, nbma }, LINK), None);
+    let (prefix, kind) = (net("10.255.0.1/32"), RouteKind::Host);
+    assert!(wanted.learn(&Output::InstallRoute { link, prefix, via: overlay, kind }, LINK).is_some());
+    assert_eq!(wanted.learn(&Output::RemoveNeighbour { link, overlay }, LINK), None);
+    assert!(wanted.neighbours.is_empty());
+    assert_eq!(wanted.routes(LINK).count(), 3, "the overlay by the hub, the hub itself, the last resort");
+}
+
+#[test]
+fn use_is_seen_by_what_is_resolved() {
+    let used = |phase, role| {
+        let mut spec = spec();
+        (spec.phase, spec.role) = (phase, role);
+        Wanted::new(&spec, ip("198.51.100.2"), None).nft.track_use
+    };
+    assert_eq!(used(Phase::Phase3, Role::Spoke), Some(Use::Destinations));
+    assert_eq!(used(Phase::Phase2, Role::Spoke), Some(Use::NextHops));
+    assert_eq!(used(Phase::Phase2, Role::Hub), None);
 }
 
 #[test]

@@ -39,7 +39,6 @@ fn networks_that_ask_for_more_are_refused() {
     for (from, to, want) in [
         ("Phase3", "Phase1\n  tunnel: {keepalive: {}}", "spec.tunnel.keepalive: "),
         ("Phase3", "Phase1\n  nhrp: {mode: Disabled}", "spec.nhrp.mode: Disabled"),
-        ("Phase3", "Phase2", "spec.phase: Phase2 is not supported by this version: use Phase3"),
         ("name: hub1,", "name: hub1, identity: h.example.net,", "spec.hubs[0].identity: h.example.net"),
         ("name: hub1,", "name: hub1, tunnelSource: {vrf: red},", "spec.hubs[0].tunnelSource.vrf: red"),
     ] {
@@ -93,11 +92,16 @@ fn what_this_version_does_is_accepted() {
         assert_eq!(compiled.all_faults(), Vec::<String>::new(), "{line}");
         assert_eq!(compiled.endpoints.len(), 1);
     }
+    for phase in ["Phase1", "Phase2"] {
+        let yaml = network("branches", "").replace("Phase3", phase);
+        let compiled = compile(&inputs(&yaml, &["hub:dmvpn.io/hub=hub1"]));
+        assert_eq!(compiled.all_faults(), Vec::<String>::new(), "{phase}");
+    }
 }
 
 #[test]
 fn nobody_waits_in_silence_for_a_network_that_is_refused() {
-    let yaml = network("branches", "  suspend: false").replace("Phase3", "Phase2")
+    let yaml = network("branches", "  tunnel: {underlayFamily: IPv6}")
         + &spoke("a", "  overlayAddresses: [10.255.0.11]");
     let compiled = compile(&inputs(&yaml, &["a"]));
     assert!(compiled.endpoints.is_empty());

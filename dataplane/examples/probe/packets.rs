@@ -105,7 +105,7 @@ async fn captured(link: u32) -> Outcome<()> {
         interface: "gre1".into(),
         redirect_group: Some(GROUP),
         mss_clamp: Some((MSS, MSS - 20)),
-        track_use: true,
+        track_use: Some(nft::Use::Destinations),
         ..Ruleset::default()
     };
     let log = Nflog::open(GROUP, nflog::HEADERS)?;

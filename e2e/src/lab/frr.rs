@@ -5,12 +5,13 @@
 //! beside an /etc/frr/frr.conf.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use ipnet::Ipv4Net;
 use serde_json::Value;
 
 use super::host::{self, Host};
@@ -138,27 +139,60 @@ impl Frr {
     /// # Errors
     /// As [`Self::vtysh_json`].
     pub fn nhrp_cache(&self) -> Result<Vec<CacheEntry>> {
-        let value = self.vtysh_json("show ip nhrp cache")?;
+        self.cache_of("ip")
+    }
+
+    /// The same of a family (`ip` or `ipv6`).
+    fn cache_of(&self, family: &str) -> Result<Vec<CacheEntry>> {
+        let value = self.vtysh_json(&format!("show {family} nhrp cache"))?;
         let table = value["table"].as_array().context("no table in nhrpd's answer")?;
-        let text = |entry: &Value, name: &str| entry[name].as_str().unwrap_or_default().to_owned();
-        Ok(table
-            .iter()
-            .map(|entry| CacheEntry {
-                kind: text(entry, "type"),
-                protocol: text(entry, "protocol"),
-                nbma: text(entry, "nbma"),
-            })
-            .collect())
+        let entry = |entry: &Value| CacheEntry {
+            kind: text(entry, "type"),
+            protocol: text(entry, "protocol"),
+            nbma: text(entry, "nbma"),
+        };
+        Ok(table.iter().map(entry).collect())
+    }
+
+    /// nhrpd's shortcuts: prefix and overlay next hop of those that stand (FRR calls them `dynamic`, and
+    /// `incomplete` those that wait for an answer).
+    ///
+    /// # Errors
+    /// As [`Self::vtysh_json`].
+    pub fn shortcuts(&self) -> Result<Vec<(String, String)>> {
+        let value = self.vtysh_json("show ip nhrp shortcut")?;
+        let all = value["table"].as_array().cloned().unwrap_or_default();
+        let standing = all.iter().filter(|entry| entry["type"] != "incomplete");
+        Ok(standing.map(|entry| (text(entry, "prefix"), text(entry, "via"))).collect())
+    }
+
+    /// Waits until nhrpd has a shortcut of that prefix to `via`.
+    ///
+    /// # Errors
+    /// When the deadline passes; with the shortcuts.
+    pub fn wait_for_shortcut(&self, prefix: Ipv4Net, via: Ipv4Addr, deadline: Duration) -> Result<()> {
+        let what = format!("a shortcut to {prefix} at {}", self.host.name());
+        wait::until(deadline, &what, || {
+            let all = self.shortcuts()?;
+            let wanted = (prefix.to_string(), via.to_string());
+            wait::ensure(all.contains(&wanted), || format!("{all:?}, {:?}", self.nhrp_cache()))
+        })
     }
 
     /// Waits until nhrpd has an entry for `overlay` of a kind (`dynamic`, `nhs`, `cached`, …), and returns it.
     ///
     /// # Errors
     /// When the deadline passes; with the cache.
-    pub fn wait_for_cache(&self, kind: &str, overlay: Ipv4Addr, deadline: Duration) -> Result<CacheEntry> {
+    pub fn wait_for_cache(
+        &self,
+        kind: &str,
+        overlay: impl Into<IpAddr>,
+        deadline: Duration,
+    ) -> Result<CacheEntry> {
+        let overlay = overlay.into();
         let what = format!("{kind} {overlay} in the NHRP cache of {}", self.host.name());
         wait::until(deadline, &what, || {
-            let cache = self.nhrp_cache()?;
+            let cache = self.cache_of(if overlay.is_ipv4() { "ip" } else { "ipv6" })?;
             let wanted = cache.iter().find(|e| e.kind == kind && e.protocol == overlay.to_string());
             wanted.cloned().with_context(|| format!("{cache:?}"))
         })
@@ -187,6 +221,10 @@ pub struct CacheEntry {
     pub nbma: String,
 }
 
+fn text(entry: &Value, name: &str) -> String {
+    entry[name].as_str().unwrap_or_default().to_owned()
+}
+
 /// A multipoint GRE link for FRR: `ttl 64`, the key if there is one, a /32 address; and the NFLOG rule that
 /// shows nhrpd what it should redirect (threshold 1, else it hears of it up to a second late).
 ///
@@ -205,8 +243,21 @@ pub fn make_gre(
         format!("addr add {overlay}/32 dev {device}"),
         format!("link set {device} arp on mtu 1400 up"),
     ])?;
+    redirect_rule(host, "ip", device)
+}
+
+/// An IPv6 overlay address on that link, and the NFLOG rule for IPv6.
+///
+/// # Errors
+/// With what `ip` or `nft` printed.
+pub fn make_gre6(host: &Host, device: &str, overlay: Ipv6Addr) -> Result<()> {
+    host.ip(&format!("addr add {overlay}/128 dev {device} nodad"))?;
+    redirect_rule(host, "ip6", device)
+}
+
+fn redirect_rule(host: &Host, family: &str, device: &str) -> Result<()> {
     host.nft(&format!(
-        "table ip frr_redirect {{
+        "table {family} frr_redirect {{
             chain hairpin {{
                 type filter hook forward priority 0; policy accept;
                 iifname \"{device}\" oifname \"{device}\" limit rate 20/second log group {NFLOG_GROUP} \

@@ -1,14 +1,14 @@
 //! Hub and two branches that are up, with a direct path between the branches: where many scenarios begin.
 //! What they compare is [`ours`]: all that the agent put into the kernel of a host, as `ip` and `nft` show.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use super::overlay::{self, BRANCH_A, BRANCH_B, NETWORK, Overlay, TUNNEL};
+use super::overlay::{BRANCH_A, BRANCH_B, NETWORK, Overlay, TUNNEL};
 use super::{Scene, Site};
 use crate::lab::ping::both_ways;
 use crate::lab::{Agent, Host, Ping};
@@ -44,19 +44,8 @@ impl Branches {
     /// # Errors
     /// As [`Self::start`].
     pub fn start_with(scene: Scene, change: impl Fn(String) -> String) -> Result<Self> {
-        let network = change(overlay::quickstart("network.yaml")?);
-        let manifests = |own: &str| -> Result<BTreeMap<String, String>> {
-            let own = (own.to_owned(), overlay::quickstart(own)?);
-            Ok(BTreeMap::from([("network.yaml".to_owned(), network.clone()), own]))
-        };
-        let start = |name: &str, labels: &[&str], own: &str| {
-            Agent::start(&scene.site(name)?.host, labels, &manifests(own)?)
-        };
-        let before_a = scene.site("branch-a")?.host.dump()?;
-        let hub = start("hub", &["dmvpn.io/hub=hub1"], "hub-lan.yaml")?;
-        let branch_a = start("branch-a", &[], "branch-a.yaml")?;
-        let branch_b = start("branch-b", &[], "branch-b.yaml")?;
-        let branches = Self { scene, overlay: Overlay { hub, branch_a, branch_b, before_a } };
+        let overlay = Overlay::start_with(&scene, change)?;
+        let branches = Self { scene, overlay };
         branches.overlay.branch_a.wait_until_up(NETWORK, SOON)?;
         branches.overlay.branch_b.wait_until_up(NETWORK, SOON)?;
         branches.make_direct()?;

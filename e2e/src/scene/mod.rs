@@ -13,6 +13,7 @@
 
 pub mod branches;
 pub mod clusters;
+pub mod foreign;
 pub mod overlay;
 
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
 
@@ -25,6 +25,15 @@ pub const BRANCH_A: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 11);
 pub const BRANCH_B: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 12);
 /// Of the FRR router.
 pub const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 13);
+/// The IPv6 overlay address beside an IPv4 one: the same last number in fd00:255::/64.
+#[must_use]
+pub fn overlay6(overlay: Ipv4Addr) -> Ipv6Addr {
+    let [.., last] = overlay.octets();
+    // Written as it reads: ::11 beside .11.
+    let digits = u16::from(last / 100) << 8 | u16::from(last / 10 % 10) << 4 | u16::from(last % 10);
+    Ipv6Addr::new(0xfd00, 0x255, 0, 0, 0, 0, 0, digits)
+}
+
 /// FRR's GRE link.
 pub const ROUTER_LINK: &str = "gre1";
 
@@ -78,17 +87,24 @@ impl Overlay {
     /// # Errors
     /// When one does not answer.
     pub fn start(scene: &Scene) -> Result<Self> {
+        Self::start_with(scene, |network| network)
+    }
+
+    /// As [`Self::start`], with the text of `network.yaml` changed on all hosts.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(scene: &Scene, change: impl Fn(String) -> String) -> Result<Self> {
+        let network = change(quickstart("network.yaml")?);
+        let manifests = |own: &str| -> Result<BTreeMap<String, String>> {
+            let own = (own.to_owned(), quickstart(own)?);
+            Ok(BTreeMap::from([("network.yaml".to_owned(), network.clone()), own]))
+        };
         let host = |name: &str| -> Result<Host> { Ok(scene.site(name)?.host.clone()) };
         let before_a = host("branch-a")?.dump()?;
-        let hub = Agent::start(
-            &host("hub")?,
-            &["dmvpn.io/hub=hub1"],
-            &manifests(&["network.yaml", "hub-lan.yaml"])?,
-        )?;
-        let branch_a =
-            Agent::start(&host("branch-a")?, &[], &manifests(&["network.yaml", "branch-a.yaml"])?)?;
-        let branch_b =
-            Agent::start(&host("branch-b")?, &[], &manifests(&["network.yaml", "branch-b.yaml"])?)?;
+        let hub = Agent::start(&host("hub")?, &["dmvpn.io/hub=hub1"], &manifests("hub-lan.yaml")?)?;
+        let branch_a = Agent::start(&host("branch-a")?, &[], &manifests("branch-a.yaml")?)?;
+        let branch_b = Agent::start(&host("branch-b")?, &[], &manifests("branch-b.yaml")?)?;
         Ok(Self { hub, branch_a, branch_b, before_a })
     }
 }

@@ -3,12 +3,15 @@
 //! Changes are gathered for a moment, then each client that knows the extension gets the new list, chunk by chunk,
 //! each sent again until it is answered. A client whose list is up to date is left alone.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::config::Phase;
 use super::hierarchy::Told;
 use super::learn::{Assembly, is_late};
+use super::snapshot::Source;
 use super::timers::TimerKey;
 use super::{DropReason, Engine, Map, Received, Time};
 use crate::wire::{Builder, Cie, ENTRY_V4, ENTRY_V6, LIST_HEADER, PacketType, PrefixChunk, ext, list_flags};
@@ -28,7 +31,8 @@ pub(crate) struct Announcer {
     /// A change waits for the gathering time to end.
     dirty: bool,
     last_flush: Time,
-    /// The list as clients are told it, with the next hop of each, by family (IPv4 first).
+    /// The list as clients are told it, with the next hop of each, by family (IPv4 first). In Phase 2 the
+    /// spokes themselves are in it too, as hosts.
     lists: [Told; 2],
     /// The same as NHSs of ours are told it, and how often it changed.
     pub(crate) below: [Told; 2],
@@ -44,6 +48,11 @@ impl Announcer {
     pub(crate) fn starting_at(generation: u32) -> Self {
         Self { generation, ..Self::default() }
     }
+
+    /// Whether this client reads entries with next hops of their own.
+    pub(crate) fn reads_next_hops(&self, client: IpAddr) -> bool {
+        self.clients.get(&client).is_some_and(|it| it.next_hops)
+    }
 }
 
 /// How far a client got.
@@ -57,6 +66,18 @@ struct Client {
     push: Option<Push>,
     /// Generation of its own list that was begun last.
     own: Option<u32>,
+    /// It reads entries with next hops of their own.
+    next_hops: bool,
+}
+
+/// A part of the list.
+struct Slice {
+    prefixes: Vec<IpNet>,
+    next_hops: BTreeMap<IpNet, IpAddr>,
+    /// Where the next one begins.
+    to: usize,
+    /// There is none.
+    complete: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -107,7 +128,11 @@ impl Engine {
 
     /// Makes the lists anew; a generation that changes nothing is none.
     pub(crate) fn rebuild_list(&mut self) {
-        let lists = self.told_to_clients();
+        let mut lists = self.told_to_clients();
+        let [v4, v6] = &mut lists;
+        for (net, via) in self.hosts_to_tell() {
+            if net.addr().is_ipv4() { v4.push((net, via)) } else { v6.push((net, via)) }
+        }
         let below = self.told_to_nhss();
         let changed = lists != self.announcer.lists;
         let announcer = &mut self.announcer;
@@ -121,18 +146,46 @@ impl Engine {
         announcer.below = below;
     }
 
+    /// In Phase 2 the spokes' own addresses: the kernel of another spoke asks for those.
+    fn hosts_to_tell(&self) -> Vec<(IpNet, Option<IpAddr>)> {
+        if self.config.phase != Phase::Two {
+            return Vec::new();
+        }
+        let spokes =
+            self.bindings.iter().filter(|(_, it)| matches!(it.source, Source::Registered | Source::Static));
+        let mut hosts: Vec<_> = spokes
+            .filter(|(host, _)| !self.is_child_hub(**host))
+            .map(|(host, _)| (IpNet::from(*host), Some(*host)))
+            .collect();
+        hosts.sort_unstable();
+        hosts
+    }
+
+    /// A spoke came or went: in Phase 2 the others hear of it.
+    pub(crate) fn host_changed(&mut self, now: Time, source: Source) {
+        if self.config.phase == Phase::Two && matches!(source, Source::Registered | Source::Static) {
+            self.list_changed(now);
+        }
+    }
+
     /// What a registration reply says about the list: all of it if the client lacks it and it fits, else nothing,
     /// and the list is pushed.
     pub(crate) fn list_for_reply(
         &mut self,
         now: Time,
         client: IpAddr,
-        wants: bool,
+        flags: u8,
         request_id: u32,
     ) -> PrefixChunk {
+        let wants = flags & list_flags::WANT != 0;
+        let next_hops = flags & list_flags::NEXT_HOPS != 0;
         let generation = self.announcer.generation;
         let nothing = PrefixChunk { flags: list_flags::REACHABLE, generation, ..PrefixChunk::default() };
         let state = self.announcer.clients.entry(client).or_default();
+        if state.next_hops != next_hops {
+            // Another version of the agent: the list reads differently for it.
+            *state = Client { next_hops, ..Client::default() };
+        }
         if !wants {
             // A push is repeated until it is answered; a list in a reply could be lost with nobody knowing.
             if state.synced != Some(generation) {
@@ -142,7 +195,7 @@ impl Engine {
         }
         // A reply carries the request's entries, the records and the NAT extension besides: leave room for them.
         let room = usize::from(self.config.mtu.max(576)).saturating_sub(260);
-        let (prefixes, _, complete) = self.slice_of_list(client, 0, room);
+        let Slice { prefixes, next_hops, complete, .. } = self.slice_of_list(client, 0, room);
         let mut twice = false;
         if let Some(state) = self.announcer.clients.get_mut(&client) {
             // Should the reply get lost, the client asks again, since it still lacks the list. But if the request came
@@ -159,31 +212,37 @@ impl Engine {
                 self.push(now, client);
             }
             let flags = list_flags::REACHABLE | list_flags::FIRST;
-            return PrefixChunk { flags, prefixes, ..nothing };
+            return PrefixChunk { flags, prefixes, next_hops, ..nothing };
         }
         self.push(now, client);
         nothing
     }
 
-    /// As many entries of the list from `from` on as fit into `room` bytes, without the client's own; where the next
-    /// slice begins, and whether there is none.
-    fn slice_of_list(&self, client: IpAddr, from: usize, room: usize) -> (Vec<IpNet>, usize, bool) {
+    /// As many entries of the list from `from` on as fit into `room` bytes, without the client's own.
+    fn slice_of_list(&self, client: IpAddr, from: usize, room: usize) -> Slice {
         let nhs = self.is_nhs_overlay(client);
         let [v4, v6] = if nhs { &self.announcer.below } else { &self.announcer.lists };
-        let (list, size) = if client.is_ipv4() { (v4, ENTRY_V4) } else { (v6, ENTRY_V6) };
-        let most = (room / size).max(1);
-        let mut part = Vec::new();
-        let mut at = from;
+        let with_hops = self.config.phase == Phase::Two && !nhs && self.announcer.reads_next_hops(client);
+        let (list, size, host) = if client.is_ipv4() { (v4, ENTRY_V4, 4) } else { (v6, ENTRY_V6, 16) };
+        let most = (room / if with_hops { size + host } else { size }).max(1);
+        let mut slice = Slice { prefixes: Vec::new(), next_hops: BTreeMap::new(), to: from, complete: true };
         for (net, via) in list.get(from..).unwrap_or(&[]) {
-            if *via != Some(client) {
-                if part.len() == most {
-                    return (part, at, false);
+            // Who knows no next hops finds other spokes by the overlay's own route.
+            let for_next_hops = !nhs && via.is_some_and(|via| IpNet::from(via) == *net);
+            if *via != Some(client) && (with_hops || !for_next_hops) {
+                if slice.prefixes.len() == most {
+                    return Slice { complete: false, ..slice };
                 }
-                part.push(*net);
+                slice.prefixes.push(*net);
+                // Hubs are reached by hubs.
+                let is_spoke = |via: &IpAddr| !self.is_nhs_overlay(*via) && !self.is_child_hub(*via);
+                if let Some(via) = via.filter(|via| with_hops && is_spoke(via)) {
+                    slice.next_hops.insert(*net, via);
+                }
             }
-            at += 1;
+            slice.to += 1;
         }
-        (part, at, true)
+        slice
     }
 
     /// Starts to tell a client the list, unless that is going on (then the answer to the chunk under way goes on
@@ -200,7 +259,7 @@ impl Engine {
     fn push_chunk(&mut self, now: Time, client: IpAddr, chunk: u16, from: usize) {
         let request_id = self.new_id();
         let room = usize::from(self.config.mtu.max(576)).saturating_sub(120 + LIST_HEADER);
-        let (_, to, complete) = self.slice_of_list(client, from, room);
+        let Slice { to, complete, .. } = self.slice_of_list(client, from, room);
         let push = Push {
             generation: self.announcer.generation,
             request_id,
@@ -253,7 +312,7 @@ impl Engine {
             None => builder,
         };
         let room = usize::from(self.config.mtu.max(576)).saturating_sub(120 + LIST_HEADER);
-        let (prefixes, _, _) = self.slice_of_list(client, push.from, room);
+        let Slice { prefixes, next_hops, .. } = self.slice_of_list(client, push.from, room);
         let first = if push.chunk == 0 { list_flags::FIRST } else { 0 };
         let more = if push.more { list_flags::MORE } else { 0 };
         let chunk = PrefixChunk {
@@ -261,6 +320,7 @@ impl Engine {
             chunk: push.chunk,
             generation: push.generation,
             prefixes,
+            next_hops,
         };
         Some((nbma, builder.extension(false, ext::PREFIXES, &chunk.encode()).finish()))
     }
@@ -309,8 +369,8 @@ impl Engine {
     }
 
     /// A client from before a restart: it gets the list when it differs from what it may hold.
-    pub(crate) fn resume_client(&mut self, client: IpAddr) {
-        self.announcer.clients.insert(client, Client::default());
+    pub(crate) fn resume_client(&mut self, client: IpAddr, next_hops: bool) {
+        self.announcer.clients.insert(client, Client { next_hops, ..Client::default() });
     }
 
     /// One chunk of a list of our own for a registration, from `told` on, and up to where it goes.
@@ -326,6 +386,6 @@ impl Engine {
         let first = if told == 0 { list_flags::FIRST } else { 0 };
         let more = if end < list.len() { list_flags::MORE } else { 0 };
         let chunk = u16::try_from(told / most).unwrap_or(u16::MAX);
-        (PrefixChunk { flags: first | more, chunk, generation: 0, prefixes }, end)
+        (PrefixChunk { flags: first | more, chunk, prefixes, ..PrefixChunk::default() }, end)
     }
 }

@@ -112,7 +112,7 @@ impl Engine {
         let installed =
             self.bindings.get(&overlay).filter(|old| old.source != Source::Local).map(|old| old.nbma);
         let install = binding.source != Source::Local && installed != Some(binding.nbma);
-        let nbma = binding.nbma;
+        let (nbma, source) = (binding.nbma, binding.source);
         if let Some(expires) = binding.expires {
             self.timers.arm(TimerKey::Binding(overlay), expires);
         }
@@ -137,6 +137,7 @@ impl Engine {
         }
         if installed.is_none() {
             self.externals_of(now, overlay);
+            self.host_changed(now, source);
         }
         true
     }
@@ -195,6 +196,7 @@ impl Engine {
             self.outputs.push_back(Output::RemoveRoute { link, prefix, kind: RouteKind::Host });
             self.outputs.push_back(Output::RemoveNeighbour { link, overlay });
         }
+        self.host_changed(now, source);
         self.purge_requesters(now, overlay, &told);
     }
 

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::bindings::Binding;
 use super::client::{Hub, Reason};
-use super::config::{Config, Nhs, Phase, StaticBinding};
+use super::config::{Config, Nhs, StaticBinding};
 use super::prefix_map::overlaps;
 use super::snapshot::{NhsPhase, Source};
 use super::{Engine, Output, RouteKind, Time};
@@ -58,9 +58,8 @@ impl Engine {
         if old.subnets != new.subnets {
             self.configure_subnets(now, &old, &new);
         }
-        if new.phase == Phase::One && old.phase != Phase::One {
-            let all: Vec<_> = self.shortcuts.iter().map(|(net, _)| net).collect();
-            all.into_iter().for_each(|net| self.shortcut_down(now, net, "Phase 1 has no shortcuts"));
+        if new.phase != old.phase {
+            self.configure_phase(now);
         }
         let told = |config: &Config| {
             (
@@ -320,6 +319,15 @@ impl Engine {
         let owners: Vec<_> =
             new.external.iter().flat_map(|external| external.overlay.iter().copied()).collect();
         owners.into_iter().for_each(|overlay| self.externals_of(now, overlay));
+    }
+
+    /// Another phase has other direct paths, and other next hops: all begins by the hub again.
+    fn configure_phase(&mut self, now: Time) {
+        let announced: Vec<_> = self.announced.iter().map(|(net, _)| net).collect();
+        announced.into_iter().for_each(|net| self.choose(net));
+        let all: Vec<_> = self.shortcuts.iter().map(|(net, _)| net).collect();
+        all.into_iter().for_each(|net| self.shortcut_down(now, net, "the network is of another phase"));
+        self.list_changed(now);
     }
 
     fn configure_subnets(&mut self, now: Time, old: &Config, new: &Config) {

@@ -1,9 +1,11 @@
 //! Prefixes that our NHSs tell us: routes via the NHS's overlay address, by the best NHS that tells them.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::config::Phase;
 use super::{DropReason, Engine, Event, Output, Received, RouteKind, Rule, Time};
 use crate::wire::{Builder, Packet, PacketType, PrefixChunk, ext, list_flags};
 
@@ -17,6 +19,8 @@ const LATE_GENERATIONS: u32 = 1024;
 pub(crate) struct Announced {
     /// Who tells it (registration), in order of arrival.
     pub(crate) tellers: Vec<u32>,
+    /// Next hops that they name, where that is not the teller itself (Phase 2).
+    pub(crate) next_hops: Vec<(u32, IpAddr)>,
     /// Next hop of the route in force.
     pub(crate) via: Option<IpAddr>,
     pub(crate) since: Time,
@@ -27,14 +31,21 @@ pub(crate) struct Announced {
 pub(crate) struct Assembly {
     generation: u32,
     next: u16,
+    list: List,
+}
+
+/// A complete list.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct List {
     pub(crate) prefixes: Vec<IpNet>,
+    pub(crate) next_hops: BTreeMap<IpNet, IpAddr>,
 }
 
 impl Assembly {
     /// Takes the next chunk; `Some` when the list is complete.
-    pub(crate) fn add(slot: &mut Option<Self>, chunk: PrefixChunk) -> Option<Vec<IpNet>> {
+    pub(crate) fn add(slot: &mut Option<Self>, chunk: PrefixChunk) -> Option<List> {
         if chunk.has(list_flags::FIRST) {
-            *slot = Some(Self { generation: chunk.generation, next: 0, prefixes: Vec::new() });
+            *slot = Some(Self { generation: chunk.generation, next: 0, list: List::default() });
         }
         let assembly = slot.as_mut()?;
         // A repeated chunk (its answer was lost) is none that we wait for.
@@ -42,15 +53,16 @@ impl Assembly {
             return None;
         }
         assembly.next = assembly.next.wrapping_add(1);
-        if assembly.prefixes.len() + chunk.prefixes.len() > LIST_BOUND {
+        if assembly.list.prefixes.len() + chunk.prefixes.len() > LIST_BOUND {
             *slot = None;
             return None;
         }
-        assembly.prefixes.extend(chunk.prefixes);
+        assembly.list.prefixes.extend(chunk.prefixes);
+        assembly.list.next_hops.extend(chunk.next_hops);
         if chunk.flags & list_flags::MORE != 0 {
             return None;
         }
-        slot.take().map(|assembly| assembly.prefixes)
+        slot.take().map(|assembly| assembly.list)
     }
 }
 
@@ -71,7 +83,12 @@ impl Engine {
             self.drop(now, DropReason::WrongSender, Some(received.from));
             return true;
         };
-        let answer = PrefixChunk { prefixes: Vec::new(), flags: list_flags::REACHABLE, ..chunk };
+        let answer = PrefixChunk {
+            flags: list_flags::REACHABLE,
+            chunk: chunk.chunk,
+            generation: chunk.generation,
+            ..PrefixChunk::default()
+        };
         self.list_heard(now, uid, chunk);
         self.hubs_noticed(now, uid, received);
         let Some(mut reply) =
@@ -112,7 +129,8 @@ impl Engine {
         self.list_complete(now, uid, list);
     }
 
-    fn list_complete(&mut self, now: Time, uid: u32, mut list: Vec<IpNet>) {
+    fn list_complete(&mut self, now: Time, uid: u32, list: List) {
+        let List { prefixes: mut list, next_hops } = list;
         let Some(registration) = self.registration_mut(uid) else { return };
         let Some(nhs) = registration.nhs else { return };
         list.retain(|prefix| prefix.addr().is_ipv4() == nhs.is_ipv4());
@@ -122,7 +140,12 @@ impl Engine {
         let old: Vec<_> =
             self.announced.iter().filter(|(_, it)| told(it)).map(|(prefix, _)| prefix).collect();
         for prefix in &list {
-            if old.binary_search(prefix).is_ok() || self.is_own_prefix(*prefix) {
+            let next_hop = next_hops.get(prefix).copied().filter(|hop| self.may_be_next_hop(*hop));
+            if old.binary_search(prefix).is_ok() {
+                self.next_hop_told(uid, *prefix, next_hop);
+                continue;
+            }
+            if self.is_own_prefix(*prefix) {
                 continue;
             }
             if let Some(reason) = self.announcement_refusal(*prefix) {
@@ -130,9 +153,14 @@ impl Engine {
                 continue;
             }
             match self.announced.get_mut(*prefix) {
-                Some(announced) => announced.tellers.push(uid),
+                Some(announced) => {
+                    announced.tellers.push(uid);
+                    announced.next_hops.extend(next_hop.map(|hop| (uid, hop)));
+                }
                 None => {
-                    self.announced.insert(*prefix, Announced { tellers: vec![uid], via: None, since: now });
+                    let next_hops = next_hop.map(|hop| (uid, hop)).into_iter().collect();
+                    let announced = Announced { tellers: vec![uid], next_hops, via: None, since: now };
+                    self.announced.insert(*prefix, announced);
                 }
             }
             self.choose(*prefix);
@@ -144,6 +172,21 @@ impl Engine {
         }
         // Not when an NHS falls silent: a direct path does not need it, and ends with its holding time.
         self.recheck_coverings(now);
+    }
+
+    /// A next hop that an NHS names: another host of the overlay.
+    fn may_be_next_hop(&self, hop: IpAddr) -> bool {
+        self.config.overlay.iter().any(|net| net.contains(&hop)) && !self.is_local(hop)
+    }
+
+    fn next_hop_told(&mut self, uid: u32, prefix: IpNet, next_hop: Option<IpAddr>) {
+        let Some(announced) = self.announced.get_mut(prefix) else { return };
+        let before = announced.next_hops.iter().find(|(teller, _)| *teller == uid).map(|(_, hop)| *hop);
+        if before != next_hop {
+            announced.next_hops.retain(|(teller, _)| *teller != uid);
+            announced.next_hops.extend(next_hop.map(|hop| (uid, hop)));
+            self.choose(prefix);
+        }
     }
 
     /// All that this registration told us no longer counts.
@@ -164,6 +207,7 @@ impl Engine {
     fn untell(&mut self, uid: u32, prefix: IpNet) {
         if let Some(announced) = self.announced.get_mut(prefix) {
             announced.tellers.retain(|teller| *teller != uid);
+            announced.next_hops.retain(|(teller, _)| *teller != uid);
         }
         self.choose(prefix);
     }
@@ -172,12 +216,14 @@ impl Engine {
     pub(crate) fn forget_prefix(&mut self, prefix: IpNet) {
         if let Some(announced) = self.announced.get_mut(prefix) {
             announced.tellers.clear();
+            announced.next_hops.clear();
         }
         self.choose(prefix);
     }
 
     /// Chooses anew for all prefixes that have several tellers (an NHS came or went).
     pub(crate) fn choose_all(&mut self) {
+        self.interims_follow();
         if self.hubs.len() < 2 {
             return;
         }
@@ -186,11 +232,20 @@ impl Engine {
         contested.into_iter().for_each(|prefix| self.choose(prefix));
     }
 
+    /// The best of those who tell a prefix (one that answers, then by priority), and the next hop that it means.
+    pub(crate) fn best_teller(&self, announced: &Announced) -> Option<(IpAddr, IpAddr)> {
+        let ranked = announced.tellers.iter().filter_map(|uid| Some((self.rank(*uid)?, *uid)));
+        let ((_, nhs), uid) = ranked.min_by_key(|((rank, _), _)| *rank)?;
+        // A hub routes by hubs: nobody's kernel asks it for a way round them.
+        let keeps = self.config.phase == Phase::Two && !self.config.server;
+        let named = announced.next_hops.iter().find(|(teller, _)| *teller == uid).map(|(_, hop)| *hop);
+        Some((nhs, named.filter(|_| keeps).unwrap_or(nhs)))
+    }
+
     /// Routes a prefix by the best of those who tell it.
     pub(crate) fn choose(&mut self, prefix: IpNet) {
         let Some(announced) = self.announced.get(prefix) else { return };
-        let best = announced.tellers.iter().filter_map(|uid| self.rank(*uid)).min_by_key(|(rank, _)| *rank);
-        let best = best.map(|(_, nhs)| nhs);
+        let best = self.best_teller(announced).map(|(_, via)| via);
         if best == announced.via && best.is_some() {
             return;
         }

@@ -8,7 +8,8 @@
 //!   `announce`: what we tell clients; `multicast`: who gets it
 //! - `assign`: overlay addresses that we ask an NHS for; `lease`: those that we assign as NHS
 //! - `resolve`: requests and replies that we answer or pass on; `shortcut`: our own requests and their routes;
-//!   `answer`: what of the answers is believed; `path`: whether the egress is reached
+//!   `answer`: what of the answers is believed; `path`: whether the egress is reached; `glean`: what the kernel asks
+//!   for (Phase 2)
 //! - `hierarchy`: hubs above and below, next hops
 //! - `redirect`: hairpins → Traffic Indications; `purge`; `fault`: Error Indications
 //!
@@ -25,6 +26,7 @@ mod configure;
 mod counters;
 mod event;
 mod fault;
+mod glean;
 mod hierarchy;
 mod hub_list;
 mod io;
@@ -149,6 +151,7 @@ pub struct Engine {
     redirects: Limiter<(IpAddr, IpAddr)>,
     redirect_budget: Bucket,
     budgets: Budgets,
+    resolve_budget: Bucket,
     /// Refused claims, by overlay address and claimant: told as rarely as drops.
     refusals_told: Limiter<(IpAddr, IpAddr)>,
     withdrawing: bool,
@@ -303,6 +306,7 @@ impl Engine {
             redirects: Limiter::new(redirect::PAIR_INTERVAL_MS, TABLE_BOUND),
             redirect_budget: Bucket::new(redirect::PER_SECOND, redirect::PER_SECOND, now),
             budgets: Budgets::new(now),
+            resolve_budget: Bucket::new(glean::PER_SECOND, glean::BURST, now),
             refusals_told: Limiter::new(DROP_EVENT_MS, TABLE_BOUND),
             withdrawing: false,
             withdrawn: false,

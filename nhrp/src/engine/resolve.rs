@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::bindings::Binding;
+use super::config::Phase;
 use super::hierarchy::NextHop;
 use super::requesters::Requester;
 use super::snapshot::Source;
@@ -31,6 +32,10 @@ impl Engine {
             // A request of our own that came back, or one in our name.
             return self.drop(now, DropReason::Loop, Some(received.from));
         }
+        if self.config.phase == Phase::One && !self.answers_in_phase_one(received) {
+            self.drop(now, DropReason::Phase, Some(received.from));
+            return self.answer_refusal(now, received, CieCode::AdministrativelyProhibited);
+        }
         if self.recorded(received, ext::FORWARD_RECORD) && self.enforced(Rule::Loop) {
             self.drop(now, DropReason::Loop, Some(received.from));
             return self.send_error(now, received.from, received.packet, ErrorCode::Loop);
@@ -42,6 +47,15 @@ impl Engine {
             return self.answer_nothing(now, received);
         }
         self.pass_request(now, received);
+    }
+
+    /// In Phase 1 nobody is told a way round the hub: a spoke's link takes in what its hub sends and nothing else. The
+    /// hub may ask the spoke itself (whether it still holds its address), and everybody the hub.
+    fn answers_in_phase_one(&self, received: &Received<'_>) -> bool {
+        let header = received.header();
+        let asks_itself = |it: &Binding| it.source == Source::Nhs && it.nbma == received.from;
+        let from_nhs = self.bindings.get(&header.src_proto).is_some_and(asks_itself);
+        self.is_ours(header.dst_proto) && (self.config.server || from_nhs)
     }
 
     /// We are the egress: the answer goes straight to the requester.

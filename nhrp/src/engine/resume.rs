@@ -32,6 +32,7 @@ impl Engine {
     fn binding_states(&self, now: Time) -> impl Iterator<Item = BindingState> + '_ {
         self.bindings.iter().map(move |(overlay, it)| {
             let mut state = binding_state(now, *overlay, it);
+            state.next_hops = self.announcer.reads_next_hops(*overlay);
             if !self.config.external.is_empty() {
                 let declared = self
                     .prefixes
@@ -54,7 +55,9 @@ impl Engine {
             used: it.used,
         });
         let announced = self.announced.iter().filter_map(|(prefix, it)| {
-            Some(AnnouncedState { prefix, nhs: it.via?, age_ms: now.since(it.since) })
+            let (nhs, via) = self.best_teller(it)?;
+            let next_hop = (via != nhs).then_some(via);
+            Some(AnnouncedState { prefix, nhs, next_hop, age_ms: now.since(it.since) })
         });
         Snapshot {
             nhs: self.nhs_states(now),
@@ -241,7 +244,7 @@ impl Engine {
             let own: Vec<_> = state.prefixes.iter().copied().filter(|prefix| !declared(prefix)).collect();
             self.set_prefixes(now, overlay, &own);
             if state.extended {
-                self.resume_client(overlay);
+                self.resume_client(overlay, state.next_hops);
                 self.list_changed(now);
             }
         }
@@ -268,7 +271,9 @@ impl Engine {
                 continue;
             };
             let since = before(now, state.age_ms.saturating_add(elapsed_ms));
-            self.announced.insert(state.prefix, Announced { tellers: vec![uid], via: None, since });
+            let next_hops = state.next_hop.map(|hop| (uid, hop)).into_iter().collect();
+            let announced = Announced { tellers: vec![uid], next_hops, via: None, since };
+            self.announced.insert(state.prefix, announced);
             self.choose(state.prefix);
         }
     }
@@ -342,6 +347,7 @@ fn binding_state(now: Time, overlay: IpAddr, binding: &Binding) -> BindingState 
         prefixes: binding.prefixes().to_vec(),
         requesters: requesters.collect(),
         extended: binding.extended,
+        next_hops: false,
         mtu: binding.mtu,
         software: binding.software,
     }

@@ -243,7 +243,7 @@ impl Engine {
         // Without the beginning it says nothing of its prefixes: whoever has not heard them asks.
         let lacks = !first && !binding.extended;
         binding.extended |= first;
-        let wants = chunk.has(list_flags::WANT);
+        let asked = chunk.flags;
         let only = first && !chunk.has(list_flags::MORE);
         let fixed = binding.source == Source::Static
             && self.config.statics.iter().any(|it| it.overlay == client && !it.prefixes.is_empty());
@@ -256,13 +256,13 @@ impl Engine {
         } else {
             let mut slot = self.announcer.assemblies.remove(&client);
             if let Some(list) = Assembly::add(&mut slot, chunk) {
-                self.list_announced(now, client, &list, received.from);
+                self.list_announced(now, client, &list.prefixes, received.from);
             }
             if let Some(assembly) = slot.filter(|_| self.announcer.assemblies.len() < super::TABLE_BOUND) {
                 self.announcer.assemblies.insert(client, assembly);
             }
         }
-        let mut list = self.list_for_reply(now, client, wants, received.header().request_id);
+        let mut list = self.list_for_reply(now, client, asked, received.header().request_id);
         if lacks {
             list.flags |= list_flags::WANT;
         }

@@ -52,8 +52,8 @@ pub(crate) struct Shortcut {
     pub(crate) limit: Option<IpNet>,
     /// The route by the hub that it bypasses.
     pub(crate) covering: Option<IpNet>,
-    /// Phase 2: the neighbour leads to the hub until the answer comes.
-    interim: bool,
+    /// Phase 2: NBMA address of the hub that the neighbour leads to until the answer comes.
+    pub(crate) interim: Option<IpAddr>,
     /// Answered; the way to the egress is being tried.
     pub(crate) pending: Option<Answer>,
 }
@@ -115,40 +115,7 @@ impl Engine {
         }
     }
 
-    /// The kernel has no neighbour for an overlay address (Phase 2): it is asked for, and the hub carries the
-    /// traffic meanwhile.
-    pub(crate) fn resolve_needed(&mut self, now: Time, overlay: IpAddr) {
-        if self.config.phase != Phase::Two {
-            return self.drop(now, DropReason::Phase, None);
-        }
-        let inside = self.config.overlay.iter().any(|net| net.contains(&overlay));
-        if !inside || self.is_local(overlay) || self.withdrawing {
-            return self.drop(now, DropReason::NotOurTraffic, None);
-        }
-        if let Some(binding) = self.bindings.get(&overlay) {
-            // It is known: the kernel lost it.
-            let nbma = binding.nbma;
-            let link = self.config.link;
-            return self.outputs.push_back(Output::InstallNeighbour { link, overlay, nbma });
-        }
-        let best = self.best_hub(overlay.is_ipv4()).filter(|(hub, _)| hub.serves());
-        let Some(nhs) = best.and_then(|(hub, _)| hub.nbma()) else {
-            return self.drop(now, DropReason::NoRoute, None);
-        };
-        let known = self.shortcuts.longest(overlay).is_some();
-        let link = self.config.link;
-        self.outputs.push_back(Output::InstallNeighbour { link, overlay, nbma: nhs });
-        if !known {
-            self.start_ask(now, overlay, nhs, None);
-        }
-        // Goes when the question is settled, or may be asked again: the kernel asks anew then.
-        let shortcut = self.shortcuts.get_mut(IpNet::from(overlay));
-        if let Some(shortcut) = shortcut.filter(|it| it.phase != ShortcutPhase::Up) {
-            shortcut.interim = true;
-        }
-    }
-
-    fn start_ask(&mut self, now: Time, dst: IpAddr, nhs: IpAddr, from: Option<IpAddr>) {
+    pub(crate) fn start_ask(&mut self, now: Time, dst: IpAddr, nhs: IpAddr, from: Option<IpAddr>) {
         if let Some((_, shortcut)) = self.shortcuts.longest(dst) {
             let reason = match shortcut.phase {
                 ShortcutPhase::Negative => DropReason::BackOff,
@@ -179,7 +146,7 @@ impl Engine {
             nhs,
             limit: None,
             covering: None,
-            interim: false,
+            interim: None,
             pending: None,
         };
         self.shortcuts.insert(key, shortcut);
@@ -277,7 +244,7 @@ impl Engine {
             // What is believed once is believed again.
             limit: Some(prefix),
             covering,
-            interim: false,
+            interim: None,
             pending: None,
         };
         let query = now.after(hold * 2 / 3);
@@ -347,7 +314,7 @@ impl Engine {
             self.remove_shortcut_route(key, via);
             self.release(now, via);
             self.event(Event::ShortcutDown { prefix: key, reason: reason.into() });
-        } else if shortcut.interim && !self.bindings.contains_key(&shortcut.asked) {
+        } else if shortcut.interim.is_some() && !self.bindings.contains_key(&shortcut.asked) {
             let link = self.config.link;
             self.outputs.push_back(Output::RemoveNeighbour { link, overlay: shortcut.asked });
         }
@@ -522,7 +489,7 @@ impl Engine {
             nhs,
             limit: Some(prefix),
             covering,
-            interim: false,
+            interim: None,
             pending: None,
         };
         self.shortcuts.insert(prefix, shortcut);
@@ -535,6 +502,7 @@ impl Engine {
     pub(crate) fn reinstall_shortcuts(&mut self) {
         let up: Vec<_> = self.shortcuts.iter().filter_map(|(net, it)| Some((net, it.via?))).collect();
         up.into_iter().for_each(|(net, via)| self.install_shortcut(net, via));
+        self.reinstall_interims();
     }
 }
 

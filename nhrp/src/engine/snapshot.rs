@@ -140,6 +140,9 @@ pub struct BindingState {
     pub requesters: Vec<RequesterState>,
     /// The peer knows our prefix extension (0x3800).
     pub extended: bool,
+    /// It reads lists whose entries have next hops of their own.
+    #[serde(default)]
+    pub next_hops: bool,
     /// MTU from its CIE, 0 if none.
     pub mtu: u16,
     /// Version and capabilities, if it says them (0x3803).
@@ -199,8 +202,11 @@ pub struct ShortcutState {
 pub struct AnnouncedState {
     /// The prefix.
     pub prefix: IpNet,
-    /// The NHS's overlay address: the next hop.
+    /// The NHS's overlay address: the next hop, unless it names another.
     pub nhs: IpAddr,
+    /// The next hop that it names (Phase 2).
+    #[serde(default)]
+    pub next_hop: Option<IpAddr>,
     /// Milliseconds since it was told.
     pub age_ms: u64,
 }

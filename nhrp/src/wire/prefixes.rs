@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! version(1) = 1 | flags(1) | chunk(2) | generation(4) | entry*
-//! entry: family(1) 4 or 6 | prefix length(1) | preference(1) | reserved(1) = 0 | address(4 or 16)
+//! entry: family(1) 4 or 6 | prefix length(1) | preference(1) | marks(1) | address(4 or 16) | next hop(4 or 16)?
 //! ```
+//! The next hop is there if bit 0 of the marks is set; it is of the entry's family. Without one the sender is meant.
+//! Only who said [`list_flags::NEXT_HOPS`] is told any: a peer from before that reads an entry without.
+//!
 //! Who says what with it:
 //! - A client's Registration Request: the prefixes behind the client (none is a list too). [`list_flags::WANT`]: "I
 //!   hold no complete list of yours".
@@ -16,6 +19,7 @@
 //! A list that does not fit one packet goes in chunks 0, 1, … of one generation, all but the last with
 //! [`list_flags::MORE`], the first with `FIRST`; it counts once it is complete.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -30,6 +34,8 @@ pub const ENTRY_V4: usize = 8;
 /// Bytes of an IPv6 entry.
 pub const ENTRY_V6: usize = 20;
 const VERSION: u8 = 1;
+/// Mark of an entry that a next hop follows.
+const HAS_NEXT_HOP: u8 = 1;
 
 /// Flag bits of a list.
 pub mod list_flags {
@@ -41,6 +47,8 @@ pub mod list_flags {
     pub const REACHABLE: u8 = 4;
     /// The sender asks for the receiver's list.
     pub const WANT: u8 = 8;
+    /// The sender reads entries with next hops of their own.
+    pub const NEXT_HOPS: u8 = 16;
 }
 
 /// One chunk of a list.
@@ -54,6 +62,8 @@ pub struct PrefixChunk {
     pub generation: u32,
     /// The prefixes, host bits cleared.
     pub prefixes: Vec<IpNet>,
+    /// Overlay next hop of those prefixes that are not reached by the sender itself (Phase 2).
+    pub next_hops: BTreeMap<IpNet, IpAddr>,
 }
 
 impl PrefixChunk {
@@ -68,27 +78,23 @@ impl PrefixChunk {
             return Err(DecodeError::PrefixList);
         }
         let mut prefixes = Vec::with_capacity(rest.len() / ENTRY_V4);
-        while let Some(([family, length, _preference, _reserved], after)) = rest.split_first_chunk::<4>() {
-            let (address, after) = match family {
-                4 => {
-                    let (octets, after) = after.split_first_chunk::<4>().ok_or(DecodeError::PrefixList)?;
-                    (IpAddr::V4(Ipv4Addr::from(*octets)), after)
-                }
-                6 => {
-                    let (octets, after) = after.split_first_chunk::<16>().ok_or(DecodeError::PrefixList)?;
-                    (IpAddr::V6(Ipv6Addr::from(*octets)), after)
-                }
-                _ => return Err(DecodeError::PrefixList),
-            };
-            let net = IpNet::new(address, *length).map_err(|_| DecodeError::PrefixList)?;
-            prefixes.push(net.trunc());
+        let mut next_hops = BTreeMap::new();
+        while let Some(([family, length, _preference, marks], after)) = rest.split_first_chunk::<4>() {
+            let (address, after) = address(*family, after)?;
+            let prefix = IpNet::new(address, *length).map_err(|_| DecodeError::PrefixList)?.trunc();
+            prefixes.push(prefix);
             rest = after;
+            if marks & HAS_NEXT_HOP != 0 {
+                let (next_hop, after) = self::address(*family, rest)?;
+                next_hops.insert(prefix, next_hop);
+                rest = after;
+            }
         }
         if !rest.is_empty() {
             return Err(DecodeError::PrefixList);
         }
         let generation = u32::from_be_bytes([g0, g1, g2, g3]);
-        Ok(Self { flags, chunk: u16::from_be_bytes([c0, c1]), generation, prefixes })
+        Ok(Self { flags, chunk: u16::from_be_bytes([c0, c1]), generation, prefixes, next_hops })
     }
 
     /// Content of the extension.
@@ -105,13 +111,33 @@ impl PrefixChunk {
         out.extend_from_slice(&self.generation.to_be_bytes());
         for prefix in &self.prefixes {
             let family = if prefix.addr().is_ipv4() { 4 } else { 6 };
-            out.extend_from_slice(&[family, prefix.prefix_len(), 0, 0]);
+            let next_hop = self.next_hops.get(prefix).filter(|hop| hop.is_ipv4() == prefix.addr().is_ipv4());
+            let marks = if next_hop.is_some() { HAS_NEXT_HOP } else { 0 };
+            out.extend_from_slice(&[family, prefix.prefix_len(), 0, marks]);
             write_address(out, prefix.network());
+            if let Some(next_hop) = next_hop {
+                write_address(out, *next_hop);
+            }
         }
     }
 
     /// Whether a flag is set.
     pub fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
+    }
+}
+
+/// Reads the address of an entry; what follows it.
+fn address(family: u8, bytes: &[u8]) -> Result<(IpAddr, &[u8]), DecodeError> {
+    match family {
+        4 => {
+            let (octets, after) = bytes.split_first_chunk::<4>().ok_or(DecodeError::PrefixList)?;
+            Ok((IpAddr::V4(Ipv4Addr::from(*octets)), after))
+        }
+        6 => {
+            let (octets, after) = bytes.split_first_chunk::<16>().ok_or(DecodeError::PrefixList)?;
+            Ok((IpAddr::V6(Ipv6Addr::from(*octets)), after))
+        }
+        _ => Err(DecodeError::PrefixList),
     }
 }

@@ -14,6 +14,7 @@ mod multicast;
 mod nat;
 mod net;
 mod paths;
+mod phases;
 mod prefixes;
 mod purges;
 mod registration;

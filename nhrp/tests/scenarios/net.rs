@@ -124,6 +124,13 @@ impl Sent {
     }
 }
 
+/// Why a packet does not get on.
+enum Stuck {
+    /// This node's kernel asks for a next hop, and keeps the packet meanwhile.
+    Asks(usize, IpAddr),
+    Lost(String),
+}
+
 pub struct Net {
     pub nodes: Vec<Node>,
     pub now: Time,
@@ -343,8 +350,10 @@ impl Net {
                     assert!(node.neighbours.remove(&overlay).is_some(), "no such neighbour: {overlay}");
                 }
                 Output::InstallRoute { prefix, via, kind, .. } => {
+                    // In Phase 2 the kernel asks for a next hop that it does not know.
+                    let asks = kind == RouteKind::Announced && node.config.phase == Phase::Two;
                     assert!(
-                        node.neighbours.contains_key(&via),
+                        asks || node.neighbours.contains_key(&via),
                         "{index}: route to {prefix} via unknown {via}"
                     );
                     node.routes.insert((prefix, kind), via);
@@ -424,6 +433,14 @@ impl Net {
 
     /// The way of a data packet, node by node.
     pub fn path(&self, start: usize, dst: IpAddr) -> Result<Vec<usize>, String> {
+        self.walk(start, dst).map_err(|stuck| match stuck {
+            Stuck::Asks(at, next_hop) => format!("node {at} waits for {next_hop}"),
+            Stuck::Lost(why) => why,
+        })
+    }
+
+    fn walk(&self, start: usize, dst: IpAddr) -> Result<Vec<usize>, Stuck> {
+        let lost = |why: String| Err(Stuck::Lost(why));
         let mut way = vec![start];
         let mut at = start;
         loop {
@@ -434,44 +451,74 @@ impl Net {
             if ours {
                 return Ok(way);
             }
-            let best = node.routes.iter().filter(|((prefix, _), _)| prefix.contains(&dst));
-            let best = best.max_by_key(|((prefix, kind), _)| (prefix.prefix_len(), Reverse(*kind)));
             // What a hub tells as a summary goes nowhere but to what it has of it.
-            let length = best.map_or(0, |((prefix, _), _)| prefix.prefix_len());
+            let length = self.route(at, dst).map_or(0, |(prefix, _)| prefix.prefix_len());
             if node.config.advertise.iter().any(|net| net.prefix_len() > length && net.contains(&dst)) {
-                return Err(format!("nothing of the summary has {dst} at node {at}, way {way:?}"));
+                return lost(format!("nothing of the summary has {dst} at node {at}, way {way:?}"));
             }
-            let via = match best {
-                Some((_, via)) => *via,
-                // The agent routes the overlay as a whole by its best hub, if that is not one that does the same.
-                None => match node.engine.gateways().find(|via| via.is_ipv4() == dst.is_ipv4()) {
-                    Some(via) if node.config.overlay.iter().any(|net| net.contains(&dst)) => via,
-                    _ => return Err(format!("no route to {dst} at node {at}, way {way:?}")),
-                },
+            let Some(via) = self.next_hop(at, dst) else {
+                return lost(format!("no route to {dst} at node {at}, way {way:?}"));
             };
             let Some(nbma) = node.neighbours.get(&via) else {
-                return Err(format!("no neighbour {via} at node {at}, way {way:?}"));
+                let asks = node.config.phase == Phase::Two && !node.config.server && node.alive;
+                if asks {
+                    return Err(Stuck::Asks(at, via));
+                }
+                return lost(format!("no neighbour {via} at node {at}, way {way:?}"));
             };
             let own = node.nat.or(node.config.nbma).unwrap();
             if self.cut.contains(&(own, *nbma)) {
-                return Err(format!("{own} does not reach {nbma}, way {way:?}"));
+                return lost(format!("{own} does not reach {nbma}, way {way:?}"));
             }
             let Some(next) = self.reach(own, *nbma) else {
-                return Err(format!("nobody at {nbma}, way {way:?}"));
+                return lost(format!("nobody at {nbma}, way {way:?}"));
             };
             way.push(next);
             if way.len() > 8 {
-                return Err(format!("loop: {way:?}"));
+                return lost(format!("loop: {way:?}"));
             }
             at = next;
         }
     }
 
-    /// Sends a data packet; hubs that it turns round at notice.
+    /// A node's best route to `dst`: prefix and overlay next hop.
+    fn route(&self, at: usize, dst: IpAddr) -> Option<(IpNet, IpAddr)> {
+        let all = self.nodes[at].routes.iter().filter(|((prefix, _), _)| prefix.contains(&dst));
+        let best = all.max_by_key(|((prefix, kind), _)| (prefix.prefix_len(), Reverse(*kind)));
+        best.map(|((prefix, _), via)| (*prefix, *via))
+    }
+
+    /// The overlay next hop that it has for `dst`: the overlay as a whole goes by its best hub, if that is not one that
+    /// does the same.
+    fn next_hop(&self, at: usize, dst: IpAddr) -> Option<IpAddr> {
+        if let Some((_, via)) = self.route(at, dst) {
+            return Some(via);
+        }
+        let node = &self.nodes[at];
+        let hub = node.engine.gateways().find(|via| via.is_ipv4() == dst.is_ipv4());
+        hub.filter(|_| node.config.overlay.iter().any(|net| net.contains(&dst)))
+    }
+
+    /// Sends a data packet; kernels ask for next hops that they lack, hubs that it turns round at notice.
     pub fn ping(&mut self, start: usize, src: IpAddr, dst: IpAddr) -> Vec<usize> {
-        let way = self.path(start, dst).unwrap_or_else(|error| panic!("lost: {error}"));
+        let way = loop {
+            match self.walk(start, dst) {
+                Ok(way) => break way,
+                Err(Stuck::Lost(error)) => panic!("lost: {error}"),
+                Err(Stuck::Asks(at, overlay)) => {
+                    self.input(at, Input::ResolveNeeded { link: LINK, overlay });
+                    let known = self.nodes[at].neighbours.contains_key(&overlay);
+                    assert!(known, "lost: node {at} asked for {overlay} and was told nothing");
+                }
+            }
+        };
         let now = self.now;
-        self.nodes[start].used.insert(dst, now);
+        // What the agent sees of use: destinations, in Phase 2 next hops.
+        let used = match self.nodes[start].config.phase {
+            Phase::Two => self.next_hop(start, dst),
+            Phase::One | Phase::Three => Some(dst),
+        };
+        self.nodes[start].used.extend(used.map(|used| (used, now)));
         for at in &way[1..way.len() - 1] {
             self.input(*at, Input::Hairpin { link: LINK, packet: data(src, dst) });
         }
@@ -485,7 +532,8 @@ impl Net {
 
     fn check_watched(&self) {
         for (start, _, dst) in &self.watched {
-            if let Err(error) = self.path(*start, *dst) {
+            // A packet for a next hop that the kernel asks for waits there.
+            if let Err(Stuck::Lost(error)) = self.walk(*start, *dst) {
                 panic!("at {}: flow to {dst} broken: {error}", self.now.0);
             }
         }

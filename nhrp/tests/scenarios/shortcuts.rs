@@ -1,7 +1,7 @@
 //! Redirect, resolution, shortcut: no packet lost or turning round at any step.
 
 use nhrp::wire::{ext, flags};
-use nhrp::{DropReason, Event, Input, PacketType, Phase, RouteKind, ShortcutPhase};
+use nhrp::{DropReason, Event, Input, PacketType, RouteKind, ShortcutPhase};
 
 use super::net::*;
 
@@ -235,45 +235,6 @@ fn redirects_are_limited_by_pair() {
         sim.input(0, Input::Hairpin { link: LINK, packet });
     }
     assert!(sim.count(PacketType::TrafficIndication) <= 253);
-}
-
-#[test]
-fn phases_one_and_two() {
-    for phase in [Phase::One, Phase::Two] {
-        let mut sim = Net::new(39);
-        let with = |mut config: nhrp::Config| {
-            config.phase = phase;
-            config
-        };
-        let h = sim.add(with(hub(1)));
-        let a = sim.add(with(spoke(2, &["10.2.0.0/24"])));
-        let b = sim.add(with(spoke(3, &["10.3.0.0/24"])));
-        sim.run(500);
-        assert_eq!(sim.ping(a, ip("10.2.0.1"), ip("10.3.0.1")), [a, h, b]);
-        sim.run(50);
-        assert_eq!(sim.count(PacketType::TrafficIndication), 0);
-        assert_eq!(sim.snapshot(h).counters.dropped(DropReason::Phase), 1);
-        sim.input(a, Input::ResolveNeeded { link: LINK, overlay: overlay(3) });
-        if phase == Phase::One {
-            assert_eq!(sim.count(PacketType::ResolutionRequest), 0);
-            assert_eq!(sim.snapshot(a).counters.dropped(DropReason::Phase), 1);
-            continue;
-        }
-        // By the hub at once, straight as soon as the answer is there.
-        assert_eq!(sim.nodes[a].neighbours[&overlay(3)], nbma(1));
-        sim.run(50);
-        assert_eq!(sim.nodes[a].neighbours[&overlay(3)], nbma(3));
-        assert_eq!(sim.path(a, overlay(3)).unwrap(), [a, b]);
-        sim.input(a, Input::ResolveNeeded { link: LINK, overlay: overlay(77) });
-        sim.run(50);
-        assert_eq!(sim.nodes[a].neighbours[&overlay(77)], nbma(1), "unknown: by the hub, which knows best");
-        let negative =
-            sim.snapshot(a).shortcuts.into_iter().find(|it| it.prefix.addr() == overlay(77)).unwrap();
-        assert_eq!(negative.phase, ShortcutPhase::Negative);
-        assert!(negative.reason.contains("code 12"), "{}", negative.reason);
-        sim.run(61_000);
-        assert!(!sim.nodes[a].neighbours.contains_key(&overlay(77)));
-    }
 }
 
 #[test]

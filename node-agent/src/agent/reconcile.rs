@@ -70,10 +70,11 @@ impl Agent {
         let Some(tunnel) = self.tunnels.get_mut(network) else { return false };
         let own = diff::own_link(network, observed).map_or(0, |l| l.index);
         if tunnel.leaving.is_none() {
-            match underlay::source_address(&self.kernel, observed, tunnel, &self.names, own).await {
-                Ok(local) => {
+            let local = underlay::source_address(&self.kernel, observed, tunnel, &self.names, own).await;
+            match local.and_then(|local| Ok((local, underlay::remote_address(&tunnel.spec, &self.names)?))) {
+                Ok((local, remote)) => {
                     tunnel.ground.trouble = None;
-                    tunnel.plan(local);
+                    tunnel.plan(local, remote);
                 }
                 Err(trouble) => tunnel.ground.trouble = Some(trouble),
             }
@@ -210,6 +211,7 @@ impl Agent {
         let dir = self.identity.snapshots.clone();
         let seed = seed(&self.identity.node, network, now.0);
         tunnel.configure(&self.names, observed, || snapshot::load(&dir, network, now), seed, now);
+        tunnel.resolve(observed, now);
         if tunnel.doomed {
             tunnel.remove(now);
         }

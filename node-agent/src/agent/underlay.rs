@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crds::Reason;
+use crds::endpoint::DmvpnEndpointSpec;
 use crds::spoke::TunnelSourceFrom;
 use dataplane::Kernel;
 use dataplane::model::{Link, Observed, Route, Target};
@@ -109,6 +110,26 @@ fn pin(tunnel: &Tunnel, nbma: IpAddr) -> Option<Route> {
 fn via_pin(pin: &Route, observed: &Observed) -> Option<IpAddr> {
     let Target::Link { link, .. } = pin.target else { return None };
     pin.source.or_else(|| address_of(link, observed))
+}
+
+/// The other end of a point-to-point tunnel: the first address that its destination has. `None`: it is multipoint.
+///
+/// # Errors
+/// The trouble, with the cure.
+pub(super) fn remote_address(
+    spec: &DmvpnEndpointSpec,
+    names: &BTreeMap<String, Vec<IpAddr>>,
+) -> Result<Option<IpAddr>, Trouble> {
+    let Some(destination) = &spec.tunnel.destination else { return Ok(None) };
+    let found = nbma_addresses(destination, names).into_iter().find(IpAddr::is_ipv4);
+    let name = || destination.hostname.clone().or_else(|| destination.address.clone()).unwrap_or_default();
+    let trouble = || {
+        Trouble::new(
+            Reason::NameNotResolved,
+            format!("the hub's name {} has no IPv4 address: check DNS on this node", name()),
+        )
+    };
+    found.map(Some).ok_or_else(trouble)
 }
 
 fn check_up(link: Option<&Link>) -> Result<(), Trouble> {

@@ -43,6 +43,7 @@ pub fn fill(
             prefixes: behind(neighbour.overlay).collect(),
             requesters: Vec::new(),
             extended: false,
+            next_hops: false,
             software: None,
             mtu: 0,
         });

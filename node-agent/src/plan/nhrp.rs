@@ -14,6 +14,8 @@ pub struct NhrpFacts {
     pub link: u32,
     /// Underlay address of the tunnel; `None`: it has none, or the link is down.
     pub nbma: Option<IpAddr>,
+    /// The other end of a point-to-point tunnel.
+    pub remote: Option<IpAddr>,
     /// Host names of hubs → addresses.
     pub names: BTreeMap<String, Vec<IpAddr>>,
     /// Passwords, in the order of the references.
@@ -26,7 +28,11 @@ pub fn nhrp_config(spec: &DmvpnEndpointSpec, facts: &NhrpFacts) -> nhrp::Config 
     let nhs = spec.nhs.iter().map(|hub| nhrp::Nhs {
         name: hub.name.clone(),
         overlay: hub.overlay_addresses.clone(),
-        nbma: hub.nbma.iter().flat_map(|n| nbma_addresses(n, &facts.names)).collect(),
+        nbma: match facts.remote {
+            // The link leads there, whatever other addresses the hub has.
+            Some(remote) => vec![remote],
+            None => hub.nbma.iter().flat_map(|n| nbma_addresses(n, &facts.names)).collect(),
+        },
         priority: hub.priority,
         cluster: hub.cluster,
         max_connections: hub.max_connections.unwrap_or(0),

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crds::endpoint::{DmvpnEndpointSpec, Role};
-use crds::network::MulticastMode;
+use crds::network::{MulticastMode, Phase};
 use dataplane::model::{Address, GreLink, Neighbour, Op, Route, Target};
-use dataplane::nft::{Capture, Ruleset};
+use dataplane::nft::{Capture, Ruleset, Use};
 use ipnet::IpNet;
 use nhrp::{Multicast, Output, RouteKind, Time};
 
@@ -99,14 +99,15 @@ struct Host {
 }
 
 impl Wanted {
-    /// The fixed part. `local` is the underlay address found for the endpoint's tunnel source.
-    pub fn new(spec: &DmvpnEndpointSpec, local: IpAddr) -> Self {
+    /// The fixed part. `local` is the underlay address found for the endpoint's tunnel source, `remote` the other end
+    /// of a point-to-point tunnel.
+    pub fn new(spec: &DmvpnEndpointSpec, local: IpAddr, remote: Option<IpAddr>) -> Self {
         let tunnel = &spec.tunnel;
         let link = GreLink {
             name: tunnel.interface_name.clone(),
             alias: format!("{ALIAS_PREFIX}{}", spec.network),
             local,
-            remote: None,
+            remote,
             key: tunnel.key,
             ttl: tunnel.ttl,
             mtu: u32::from(tunnel.mtu),
@@ -128,11 +129,16 @@ impl Wanted {
         let nft = Ruleset {
             network: spec.network.clone(),
             interface: tunnel.interface_name.clone(),
-            redirect_group: (spec.role != Role::Spoke && spec.phase == crds::network::Phase::Phase3)
+            redirect_group: (spec.role != Role::Spoke && spec.phase == Phase::Phase3)
                 .then_some(REDIRECT_GROUP),
             // IPv4 and TCP headers without options are 40 bytes, IPv6's 60 (RFC 6691).
             mss_clamp: clamp.then(|| (mtu.saturating_sub(40), mtu.saturating_sub(60))),
-            track_use: spec.role != Role::Hub,
+            track_use: match spec.phase {
+                _ if spec.role == Role::Hub => None,
+                Phase::Phase1 => None,
+                Phase::Phase2 => Some(Use::NextHops),
+                Phase::Phase3 => Some(Use::Destinations),
+            },
             multicast: multicast.map(|mode| capture(spec, mode)),
             outer: match local {
                 IpAddr::V4(local) => Some((local, tunnel.key)),
@@ -207,6 +213,12 @@ impl Wanted {
     /// index `link`.
     pub fn learn(&mut self, output: &Output, link: u32) -> Option<Op> {
         match *output {
+            // A point-to-point link has one other end, and asks nobody where that is.
+            Output::InstallNeighbour { .. } | Output::RemoveNeighbour { .. }
+                if self.link.remote.is_some() =>
+            {
+                None
+            }
             Output::InstallNeighbour { overlay, nbma, .. } => {
                 self.host(overlay, |host| host.nbma = Some(nbma));
                 Some(Op::PutNeighbour(Neighbour { link, overlay, nbma }))

@@ -219,7 +219,9 @@ impl Engine {
             self.list_chunk(&builder, &list, registration.told)
         };
         let chunk = PrefixChunk {
-            flags: chunk.flags | if registration.has_list { 0 } else { list_flags::WANT },
+            flags: chunk.flags
+                | list_flags::NEXT_HOPS
+                | if registration.has_list { 0 } else { list_flags::WANT },
             generation: registration.round,
             ..chunk
         };
