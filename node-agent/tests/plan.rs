@@ -206,6 +206,42 @@ fn outputs_as_they_come_equal_the_diff() {
     assert_eq!(diff::changes(&wanted, LINK, &one.0), Vec::new());
 }
 
+/// What a hub assigns goes on the link and away again, outlasts a new endpoint, and is nobody else's while it is wanted.
+#[test]
+fn assigned_addresses_come_and_go() {
+    let mut asking = spec();
+    asking.addresses.clear();
+    let mut wanted = Wanted::new(&asking, ip("198.51.100.2"));
+    let mut kernel = Model(foreign());
+    kernel.apply(&[Op::CreateGre(wanted.link.clone())]);
+    kernel.apply(&diff::changes(&wanted, LINK, &kernel.0.clone()));
+    let before = kernel.0.clone();
+    let (link, address) = (LinkId(LINK), ip("10.255.16.7"));
+    let put = wanted.learn(&Output::AssignAddress { link, address }, LINK);
+    let on_link = Address { link: LINK, address: net("10.255.16.7/32") };
+    assert_eq!(put, Some(Op::AddAddress(on_link.clone())));
+    kernel.apply(&[Op::AddAddress(on_link.clone())]);
+    assert!(wanted.has_address(&on_link.address));
+    assert_eq!(diff::changes(&wanted, LINK, &kernel.0), Vec::new());
+
+    wanted.replace_fixed(Wanted::new(&asking, ip("198.51.100.66")));
+    assert_eq!(diff::changes(&wanted, LINK, &kernel.0), Vec::new(), "another underlay address");
+    // Somebody takes it away: it comes back.
+    let without = Observed { addresses: before.addresses.clone(), ..kernel.0.clone() };
+    assert_eq!(diff::changes(&wanted, LINK, &without), [Op::AddAddress(on_link.clone())]);
+
+    let take = wanted.learn(&Output::ReleaseAddress { link, address }, LINK).expect("a change");
+    kernel.apply(&[take]);
+    assert_eq!(kernel.0, before);
+    assert_eq!(diff::changes(&wanted, LINK, &kernel.0), Vec::new());
+
+    // An address that the endpoint names meanwhile stays when it is no longer assigned.
+    wanted.learn(&Output::AssignAddress { link, address: ip("10.255.0.11") }, LINK);
+    wanted.replace_fixed(Wanted::new(&spec(), ip("198.51.100.2")));
+    assert_eq!(wanted.learn(&Output::ReleaseAddress { link, address: ip("10.255.0.11") }, LINK), None);
+    assert!(wanted.has_address(&net("10.255.0.11/32")));
+}
+
 #[test]
 fn drift_heals_whatever_is_taken() {
     let wanted = wanted();
