@@ -19,11 +19,43 @@ pub(crate) struct Addresses {
     allocated: BTreeMap<(String, bool), IpAddr>,
     pools: Vec<Cidr>,
     reserved: Vec<Cidr>,
+    /// Hubs give addresses out of the pools, in band; nothing is allocated.
+    by_hub: bool,
 }
 
 impl Addresses {
     pub(crate) fn new(pools: Vec<Cidr>, reserved: Vec<Cidr>) -> Self {
         Self { pools, reserved, ..Self::default() }
+    }
+
+    /// Addresses of a network whose hubs assign them in band.
+    pub(crate) fn assigned_by_hub(self) -> Self {
+        Self { by_hub: true, ..self }
+    }
+
+    /// Whether hubs assign addresses in band.
+    pub(crate) fn by_hub(&self) -> bool {
+        self.by_hub
+    }
+
+    /// The pools.
+    pub(crate) fn pools(&self) -> &[Cidr] {
+        &self.pools
+    }
+
+    /// What of the pools is reserved or somebody's who states it.
+    pub(crate) fn stated(&self) -> impl Iterator<Item = Cidr> {
+        let reserved = self.reserved.iter().filter(|r| self.pools.iter().any(|p| p.overlaps(r)));
+        let hosts = self.taken.keys().chain(&self.claimed);
+        let hosts = hosts.filter(|a| self.pools.iter().any(|p| p.contains(*a)));
+        reserved.copied().chain(hosts.map(|a| Cidr::host(*a)))
+    }
+
+    /// Whether an address is reserved or somebody's who states it.
+    pub(crate) fn is_stated(&self, address: IpAddr) -> bool {
+        self.taken.contains_key(&address)
+            || self.claimed.contains(&address)
+            || self.reserved(address).is_some()
     }
 
     /// Keeps an address from being allocated.
@@ -63,7 +95,7 @@ impl Addresses {
             && !self.claimed.contains(&address)
             && self.reserved(address).is_none()
             && !self.allocated.contains_key(&slot);
-        if pooled && free {
+        if pooled && free && !self.by_hub {
             self.taken.insert(address, format!("DmvpnSpoke/{owner}"));
             self.allocated.insert(slot, address);
         }

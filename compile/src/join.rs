@@ -82,7 +82,9 @@ pub(crate) fn join<'a>(
     let mut sites: BTreeMap<(usize, &str), Site<'a>> = BTreeMap::new();
     for (index, network) in networks.iter_mut().enumerate() {
         if network.accepted() {
-            for (hub, node) in place_hubs(network, nodes) {
+            let placed = place_hubs(network, nodes);
+            network.hubs_are_here = placed.len() == network.running_hubs().len();
+            for (hub, node) in placed {
                 sites.insert((index, &node.name), Site::new(index, node, Some(hub)));
             }
         }

@@ -13,6 +13,7 @@ mod addresses;
 mod conflicts;
 mod findings;
 mod hierarchy;
+mod in_band;
 mod join;
 pub mod manifest;
 mod model;
@@ -28,6 +29,7 @@ mod tests;
 
 pub use model::{Allocated, Compiled, Finding, Inputs, Membership, NodeFacts, ObjectConditions};
 
+use crate::network::Network;
 use crate::support::Support;
 
 /// Compiles all inputs.
@@ -45,6 +47,7 @@ fn compile_with(inputs: &Inputs, support: Support) -> Compiled {
     join::keep_allocations(inputs, &mut networks, &spokes);
     let mut sites = join::join(&mut networks, &mut spokes, &nodes);
     conflicts::separate(&mut sites, &mut networks, &mut spokes);
+    networks.iter_mut().for_each(Network::check_stated);
 
     let mut endpoints: Vec<_> =
         sites.iter().filter_map(|site| render::endpoint(site, &networks, &spokes)).collect();

@@ -8,6 +8,8 @@ use kube::ResourceExt;
 const INTERFACE_MAX: usize = 15;
 /// Bytes in the name of an API object.
 const OBJECT_MAX: usize = 253;
+/// Bytes of an identity in a request for an address.
+const IDENTITY_MAX: usize = 128;
 
 /// Interface name of a network: `tunnel.interfaceName`, else `dm-` and the network's name; if that is longer
 /// than 15 bytes, `dm-`, the first six characters of the name, `-` and five characters of its hash.
@@ -42,6 +44,16 @@ pub(crate) fn network_id(network: &DmvpnNetwork) -> u32 {
         let hash = hash(&[&network.name_any()]);
         ((hash ^ (hash >> 32)) as u32).max(1)
     })
+}
+
+/// Identity of a spoke (on a node) that asks for an address, at most 128 bytes: `owner`, or its head and a hash.
+pub(crate) fn identity(owner: &str) -> String {
+    if owner.len() <= IDENTITY_MAX {
+        return owner.to_owned();
+    }
+    let hash = hash_text(&[owner], 12);
+    let head: String = owner.chars().take(IDENTITY_MAX - 1 - hash.len()).collect();
+    format!("{head}~{hash}")
 }
 
 /// FNV-1a over the parts, each ended by a zero, so that ("ab", "c") is not ("a", "bc").

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crds::network::{Hub, HubMode, Nbma, NhrpMode, StaticMapping};
+use crds::network::{AssignedBy, Hub, HubMode, Nbma, NhrpMode, StaticMapping};
 use crds::{Cidr, DmvpnNetwork, Reason, bounds, net};
 use kube::ResourceExt;
 
@@ -24,6 +24,8 @@ pub(crate) struct Network<'a> {
     pub(crate) addresses: Addresses,
     /// Prefixes of spokes and static mappings that are accepted.
     pub(crate) prefixes: PrefixIndex,
+    /// All hubs that run are on nodes that are here.
+    pub(crate) hubs_are_here: bool,
     pub(crate) faults: Faults,
 }
 
@@ -57,6 +59,7 @@ impl<'a> Network<'a> {
             mappings: Vec::new(),
             addresses: Addresses::default(),
             prefixes: PrefixIndex::default(),
+            hubs_are_here: false,
             faults,
         };
         network.check_overlay();
@@ -65,6 +68,7 @@ impl<'a> Network<'a> {
         network.read_hubs();
         network.read_mappings();
         network.claim_static_addresses();
+        network.check_in_band();
         network
     }
 
@@ -193,6 +197,9 @@ impl<'a> Network<'a> {
             }
         }
         self.addresses = Addresses::new(pools, reserved);
+        if spec.assigned_by == AssignedBy::Hub {
+            self.addresses = std::mem::take(&mut self.addresses).assigned_by_hub();
+        }
     }
 
     fn read_hubs(&mut self) {

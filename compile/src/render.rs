@@ -9,10 +9,10 @@ use crds::endpoint::{
 use crds::network::{HubMode, MulticastMode, Nbma, NhrpMode, Phase};
 use crds::{DmvpnEndpoint, DmvpnEndpointSpec, NETWORK_LABEL};
 
-use crate::names;
 use crate::network::{HubView, Network};
 use crate::site::{Member, Site};
 use crate::spoke::Spoke;
+use crate::{in_band, names};
 
 /// The endpoint of a site.
 pub(crate) fn endpoint(
@@ -47,7 +47,11 @@ pub(crate) fn endpoint(
         subnets: subnets(shown),
         advertise: hub.map(|h| h.advertise.clone()).unwrap_or_default(),
         tunnel: tunnel(site, network, hub, &nhs)?,
-        nhrp: nhrp(network, hub, shown),
+        nhrp: EndpointNhrp {
+            address_request: in_band::request(site, network, shown),
+            address_pool: hub.and_then(|hub| in_band::pool(network, hub)),
+            ..nhrp(network, hub, shown)
+        },
         child_hubs: hub.map(|h| children(network, h)).unwrap_or_default(),
         external: if hub.is_some() { externals(network, spokes) } else { Vec::new() },
         registration: EndpointRegistration { policy: settings.registration.policy },
@@ -224,6 +228,8 @@ fn nhrp(network: &Network<'_>, hub: Option<&HubView<'_>>, members: &[(&Member, &
             })
             .collect(),
         multicast: settings.multicast.clone().filter(|it| it.mode != MulticastMode::None),
+        address_request: None,
+        address_pool: None,
     }
 }
 

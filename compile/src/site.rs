@@ -51,7 +51,7 @@ impl<'a> Site<'a> {
             self.source = Some((asked.clone(), format!("DmvpnSpoke/{}", spoke.name)));
         }
         let mut addresses = spoke.addresses.clone();
-        if addresses.is_empty() && self.hub.is_none() {
+        if addresses.is_empty() && self.hub.is_none() && !network.addresses.by_hub() {
             let owner = spoke.owner_on(&self.node.name);
             let Some(allocated) = network.addresses.allocate(&network.name, &owner) else {
                 let message = format!(

@@ -106,6 +106,8 @@ impl<'a> Spoke<'a> {
                     network.name
                 );
                 self.faults.reject(Reason::AddressTaken, field, message);
+            } else if let Some(message) = network.assigned_elsewhere(*address) {
+                self.faults.reject(Reason::SettingConflict, field, message);
             }
         }
         for (i, subnet) in self.subnets.iter().enumerate() {

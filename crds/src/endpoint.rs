@@ -258,6 +258,47 @@ pub struct EndpointNhrp {
     /// Multicast into the tunnel; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub multicast: Option<crate::network::Multicast>,
+    /// The node has no overlay address of its own: it asks its hubs for one in band.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address_request: Option<EndpointAddressRequest>,
+    /// What this hub assigns addresses from in band; absent: it assigns none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address_pool: Option<EndpointAddressPool>,
+}
+
+/// Wish for overlay addresses.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointAddressRequest {
+    /// Name of the spoke that has no address.
+    #[schemars(schema_with = "bounds::subdomain")]
+    pub owner: String,
+    /// Who asks: the same identity gets the same address.
+    #[schemars(length(min = 1, max = 128))]
+    pub identity: String,
+    /// An IPv4 address is wanted.
+    pub ipv4: bool,
+    /// An IPv6 address is wanted.
+    pub ipv6: bool,
+}
+
+/// What a hub assigns addresses from.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointAddressPool {
+    /// Prefixes within the overlay.
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "set"))]
+    pub prefixes: Vec<Cidr>,
+    /// Never assigned: reserved, or stated by a hub or spoke.
+    #[serde(default)]
+    #[schemars(length(max = 4096), extend("x-kubernetes-list-type" = "atomic"))]
+    pub reserved: Vec<Cidr>,
+    /// This hub's share of the prefixes, from 0, …
+    #[schemars(range(min = 0, max = 31))]
+    pub share: u16,
+    /// … and how many shares there are.
+    #[schemars(range(min = 1, max = 32))]
+    pub shares: u16,
 }
 
 /// A fixed binding.

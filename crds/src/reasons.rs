@@ -74,6 +74,9 @@ reasons! {
     AddressTaken: "An overlay address belongs to somebody else already.", "Use a free one.";
     AddressReserved: "An overlay address lies in addressing.reserved.", "Use another, or take it out of reserved.";
     AddressMissing: "There is no overlay address for it.", "Add overlayAddresses, or addressing.pools to the network.";
+    AddressRequested: "A hub was asked for an overlay address, and has not answered yet.", "Wait.";
+    AddressNotAssigned: "The hub assigns no overlay addresses.",
+        "Add addressing.pools with assignedBy Hub to the network at the hub, or overlayAddresses to the spoke.";
     PoolExhausted: "All addresses of the pools are in use.", "Add a pool to addressing.pools.";
     TunnelConflict: "Two networks have the same key on the same tunnel source of one node.",
         "Give one of them another tunnel.key.";

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::Lab;
+use e2e::lab::inject::{self, Nhrp, in_gre};
 use e2e::lab::{Agent, Host};
 use e2e::ring3;
 use e2e::scene::Scene;
-use e2e::scene::overlay::{BRANCH_A, HUB, NETWORK, TUNNEL, link_index, manifests, quickstart};
+use e2e::scene::overlay::{BRANCH_A, HUB, KEY, NETWORK, TUNNEL, link_index, manifests, quickstart};
 use e2e::wait;
 use view::State;
 
@@ -19,6 +20,11 @@ const SILENCE: Duration = Duration::from_secs(12);
 const AGAIN: Duration = Duration::from_secs(25);
 /// A moved tunnel source is known to the hub within this time.
 const MOVED: Duration = Duration::from_secs(2);
+
+/// NHRP packet types, and the error "unrecognised extension" (RFC 2332 §5.2).
+const REGISTRATION_REQUEST: u8 = 3;
+const ERROR_INDICATION: u8 = 7;
+const UNRECOGNISED: u16 = 1;
 
 /// Hub and `branch-a`, both Up.
 struct Pair {
@@ -240,6 +246,41 @@ fn passwords_that_differ_are_told_and_equal_ones_work() {
 
         pair.branch.write("secret.yaml", &secret("s3cret-a"))?;
         pair.works(SOON)
+    });
+}
+
+/// An answer that is a refusal (RFC 2332 §5.2.4, a code in the client entry), and one that is no reply at all.
+#[test]
+fn a_refusal_and_an_error_of_the_hub_are_told_and_pass() {
+    ring3(|lab| {
+        let mut pair = Pair::start(lab, REFRESH)?;
+        // The branch has a wider overlay than the hub, and an address that is none to the hub.
+        let wider = ("overlay: [10.255.0.0/16]", "overlay: [10.254.0.0/15]");
+        let outside = ("overlayAddresses: [10.255.0.11]", "overlayAddresses: [10.254.0.11]");
+        pair.branch.write("network.yaml", &changed("network.yaml", &[REFRESH, wider])?)?;
+        pair.branch.write("branch-a.yaml", &changed("branch-a.yaml", &[outside])?)?;
+        let words = ["the hub refused the registration", "Use an address within the hub's overlay"];
+        pair.tells(State::Nhrp, "AdministrativelyProhibited", words, SOON)?;
+        pair.branch.write("branch-a.yaml", &quickstart("branch-a.yaml")?)?;
+        pair.branch.write("network.yaml", &changed("network.yaml", &[REFRESH])?)?;
+        pair.works(SOON)?;
+
+        // A hub of another make that cannot do what is asked; ours has no such error for a registration.
+        pair.hub.kill()?;
+        let (hub, branch) = (pair.scene.site("hub")?.nbma(), pair.scene.site("branch-a")?.nbma());
+        wait::until(SILENCE, "the error to be told", || {
+            let tunnel = pair.branch.tunnel(NETWORK)?;
+            let nhs = tunnel.nhs.first().context("no NHS")?;
+            let about = Nhrp { id: nhs.request_id, ..Nhrp::new(REGISTRATION_REQUEST, branch, BRANCH_A, HUB) };
+            let error = Nhrp::new(ERROR_INDICATION, hub, HUB, BRANCH_A).error(UNRECOGNISED, &about.bytes());
+            inject::send(pair.hub.host(), hub, branch, &[in_gre(Some(KEY), &error.bytes())])?;
+            ensure!(tunnel.reason == "ErrorIndication", "{}: {}", tunnel.reason, tunnel.message);
+            Ok(())
+        })?;
+        let words = ["the hub answered with an error", "See the code in the message"];
+        pair.tells(State::Nhrp, "ErrorIndication", words, SOON)?;
+        pair.hub.restart()?;
+        pair.works(AGAIN)
     });
 }
 

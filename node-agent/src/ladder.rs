@@ -215,6 +215,9 @@ mod tests {
             "ErrorIndication",
             "Standby",
             "Draining",
+            "AddressRequested",
+            "AddressNotAssigned",
+            "PoolExhausted",
         ];
         for code in codes {
             let refused = nhs(NhsPhase::Expecting, code);

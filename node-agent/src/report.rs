@@ -49,7 +49,7 @@ fn tunnel(t: &Tunnel, now: Time) -> view::Tunnel {
         reason: rung.reason,
         message: rung.message,
         state_seconds: now.since(since) / 1000,
-        addresses: spec.addresses.iter().map(|a| IpNet::from(a.address)).collect(),
+        addresses: t.addresses().map(IpNet::from).collect(),
         vrf: spec.tunnel.vrf.clone().unwrap_or_default(),
         tunnel_vrf: spec.tunnel.source.vrf.clone().unwrap_or_default(),
         source: link.map(|l| l.local),

@@ -31,6 +31,8 @@ pub struct TunnelSummary {
     pub interface: Option<Trouble>,
     /// It withdraws and will be taken away.
     pub leaving: bool,
+    /// Overlay addresses.
+    pub addresses: Vec<IpAddr>,
     /// Underlay address in use.
     pub nbma: Option<IpAddr>,
     /// Number of peers.
@@ -51,6 +53,7 @@ impl TunnelSummary {
         let starting = || Rung::starting("the agent has not looked at the underlay yet");
         Self {
             rung: tunnel.rung().map_or_else(starting, |(rung, _)| rung.clone()),
+            addresses: tunnel.addresses().collect(),
             nbma: local.filter(|_| interface.is_none()),
             interface,
             leaving: is_leaving(tunnel),
@@ -62,6 +65,7 @@ impl TunnelSummary {
     /// Whether this is still true of the tunnel, its counts aside. Asked after every packet: it copies nothing.
     pub fn holds(&self, tunnel: &Tunnel) -> bool {
         tunnel.rung().is_some_and(|(rung, _)| *rung == self.rung)
+            && tunnel.addresses().eq(self.addresses.iter().copied())
             && is_leaving(tunnel) == self.leaving
             && self.interface.is_none() == has_interface(tunnel)
             && (self.interface.is_some() || tunnel.wanted.as_ref().map(|w| w.link.local) == self.nbma)

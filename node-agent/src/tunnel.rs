@@ -387,6 +387,14 @@ impl Tunnel {
         self.standing = Standing { tunnel: Some((rung, since)), hubs };
     }
 
+    /// Its overlay addresses: those that the endpoint names, then those that a hub assigned.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let named = self.spec.addresses.iter().map(|a| a.address);
+        let is_named = |address: &IpAddr| self.spec.addresses.iter().any(|a| a.address == *address);
+        let assigned = self.wanted.iter().flat_map(|w| &w.assigned).map(IpNet::addr);
+        named.chain(assigned.filter(move |address| !is_named(address)))
+    }
+
     /// Where the tunnel stands, and since when.
     pub fn rung(&self) -> Option<&(Rung, Time)> {
         self.standing.tunnel.as_ref()

@@ -222,7 +222,7 @@ fn point_to_point_needs_no_neighbours() {
     let (prefix, kind) = (net("10.255.0.1/32"), RouteKind::Host);
     assert!(wanted.learn(&Output::InstallRoute { link, prefix, via: overlay, kind }, LINK).is_some());
     assert_eq!(wanted.learn(&Output::RemoveNeighbour { link, overlay }, LINK), None);
-    assert!(wanted.neighbours.is_empty());
+    assert!(wanted.neighbours().next().is_none());
     assert_eq!(wanted.routes(LINK).count(), 3, "the overlay by the hub, the hub itself, the last resort");
 }
 
@@ -236,6 +236,42 @@ fn use_is_seen_by_what_is_resolved() {
     assert_eq!(used(Phase::Phase3, Role::Spoke), Some(Use::Destinations));
     assert_eq!(used(Phase::Phase2, Role::Spoke), Some(Use::NextHops));
     assert_eq!(used(Phase::Phase2, Role::Hub), None);
+}
+
+/// What a hub assigns goes on the link and away again, outlasts a new endpoint, and is nobody else's while it is wanted.
+#[test]
+fn assigned_addresses_come_and_go() {
+    let mut asking = spec();
+    asking.addresses.clear();
+    let mut wanted = Wanted::new(&asking, ip("198.51.100.2"), None);
+    let mut kernel = Model(foreign());
+    kernel.apply(&[Op::CreateGre(wanted.link.clone())]);
+    kernel.apply(&diff::changes(&wanted, LINK, &kernel.0.clone()));
+    let before = kernel.0.clone();
+    let (link, address) = (LinkId(LINK), ip("10.255.16.7"));
+    let put = wanted.learn(&Output::AssignAddress { link, address }, LINK);
+    let on_link = Address { link: LINK, address: net("10.255.16.7/32") };
+    assert_eq!(put, Some(Op::AddAddress(on_link.clone())));
+    kernel.apply(&[Op::AddAddress(on_link.clone())]);
+    assert!(wanted.has_address(&on_link.address));
+    assert_eq!(diff::changes(&wanted, LINK, &kernel.0), Vec::new());
+
+    wanted.replace_fixed(Wanted::new(&asking, ip("198.51.100.66"), None));
+    assert_eq!(diff::changes(&wanted, LINK, &kernel.0), Vec::new(), "another underlay address");
+    // Somebody takes it away: it comes back.
+    let without = Observed { addresses: before.addresses.clone(), ..kernel.0.clone() };
+    assert_eq!(diff::changes(&wanted, LINK, &without), [Op::AddAddress(on_link.clone())]);
+
+    let take = wanted.learn(&Output::ReleaseAddress { link, address }, LINK).expect("a change");
+    kernel.apply(&[take]);
+    assert_eq!(kernel.0, before);
+    assert_eq!(diff::changes(&wanted, LINK, &kernel.0), Vec::new());
+
+    // An address that the endpoint names meanwhile stays when it is no longer assigned.
+    wanted.learn(&Output::AssignAddress { link, address: ip("10.255.0.11") }, LINK);
+    wanted.replace_fixed(Wanted::new(&spec(), ip("198.51.100.2"), None));
+    assert_eq!(wanted.learn(&Output::ReleaseAddress { link, address: ip("10.255.0.11") }, LINK), None);
+    assert!(wanted.has_address(&net("10.255.0.11/32")));
 }
 
 #[test]
@@ -435,10 +471,10 @@ fn foreign_routes_that_look_like_pins_stay() {
 #[test]
 fn summaries_end_at_the_hub_that_tells_them() {
     let mut spec = spec();
-    spec.role = crds::endpoint::Role::HubSpoke;
+    spec.role = Role::HubSpoke;
     spec.advertise =
         ["10.1.0.0/16", "10.255.1.0/24", "0.0.0.0/0"].map(|net| net.parse().expect("prefix")).into();
-    let wanted = Wanted::new(&spec, ip("198.51.100.2"));
+    let wanted = Wanted::new(&spec, ip("198.51.100.2"), None);
     let ends: Vec<_> = wanted
         .routes(LINK)
         .filter(|route| route.target == Target::Unreachable)

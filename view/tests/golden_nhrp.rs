@@ -2,7 +2,7 @@
 
 mod common;
 
-use view::{Family, Report, Show, render};
+use view::{CacheKind, Family, Report, Show, Software, render};
 
 #[track_caller]
 fn prints(report: &Report, show: Show, text: &str) {
@@ -55,6 +55,31 @@ fn ip_nhrp_detail() {
 ";
     assert!(text.contains(prefix), "{text}");
     assert_eq!(text.matches("Preference: 255").count(), 4);
+}
+
+/// What a peer of ours runs is shown beside those that say nothing (another make, or older); a number that this version
+/// has no name for is one of a newer one.
+#[test]
+fn ip_nhrp_detail_of_mixed_versions() {
+    let mut report = common::hub();
+    let mut versions =
+        [("0.1.0", vec!["prefixes", "hub-list"]), ("200.1.2", vec!["prefixes", "0x80000000"])].into_iter();
+    for entry in report.tunnels[0].cache.iter_mut().filter(|entry| entry.kind == CacheKind::Dynamic) {
+        entry.software = versions.next().map(|(version, capabilities)| Software {
+            version: version.into(),
+            capabilities: capabilities.into_iter().map(String::from).collect(),
+        });
+    }
+    let text = render(&report, Show::NhrpDetail(Family::Ipv4));
+    let shown: Vec<&str> = text.lines().filter(|line| line.contains("Version")).collect();
+    assert_eq!(
+        shown,
+        [
+            "   Version: 0.1.0, Capabilities: prefixes hub-list",
+            "   Version: 200.1.2, Capabilities: prefixes 0x80000000"
+        ]
+    );
+    assert!(!render(&report, Show::Nhrp(Family::Ipv4)).contains("Version"));
 }
 
 #[test]

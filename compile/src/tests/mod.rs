@@ -4,6 +4,7 @@ mod addressing;
 mod conflicts;
 mod endpoints;
 mod hierarchy;
+mod in_band;
 mod order;
 mod unsupported;
 

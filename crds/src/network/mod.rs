@@ -164,7 +164,7 @@ pub enum Phase {
 #[serde(rename_all = "camelCase")]
 pub struct Addressing {
     /// Prefixes within `overlay`. Spokes without `overlayAddresses` get one address a family from them. None:
-    /// addresses are static, or assigned by the hub.
+    /// addresses are static.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "bounds::pools")]
     pub pools: Vec<String>,
@@ -172,11 +172,32 @@ pub struct Addressing {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "bounds::reserved")]
     pub reserved: Vec<String>,
+    /// Who gives addresses out of the pools: each cluster and box to its own spokes (they need pools of their own), or
+    /// the hubs, in band, to every spoke that asks (all may have the same manifest). A hub has a share of the pools by
+    /// its position in `hubs`.
+    #[serde(default, skip_serializing_if = "AssignedBy::is_cluster")]
+    pub assigned_by: AssignedBy,
 }
 
 impl Addressing {
     fn is_empty(&self) -> bool {
-        self.pools.is_empty() && self.reserved.is_empty()
+        self.pools.is_empty() && self.reserved.is_empty() && self.assigned_by.is_cluster()
+    }
+}
+
+/// Who gives addresses out of the pools.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AssignedBy {
+    /// Each cluster and box to its own spokes.
+    #[default]
+    Cluster,
+    /// The hubs, in band.
+    Hub,
+}
+
+impl AssignedBy {
+    fn is_cluster(&self) -> bool {
+        *self == Self::Cluster
     }
 }
 

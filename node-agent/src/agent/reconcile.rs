@@ -314,7 +314,7 @@ pub(super) fn disturbs(event: &KernelEvent, tunnel: &Tunnel) -> bool {
         KernelEvent::Link(_) => true,
         KernelEvent::LinkGone { .. } => !removed,
         KernelEvent::Address { link, address, gone } if *link == tunnel.link => {
-            let ours = wanted.addresses.contains(address);
+            let ours = wanted.has_address(address);
             !is_link_local(address) && ours == *gone
         }
         KernelEvent::Address { .. } => true,

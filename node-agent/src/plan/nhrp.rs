@@ -84,9 +84,17 @@ pub fn nhrp_config(spec: &DmvpnEndpointSpec, facts: &NhrpFacts) -> nhrp::Config 
         },
         authentication: facts.passwords.iter().cloned().map(nhrp::Secret::from).collect(),
         mtu: spec.tunnel.mtu,
-        // The API has no words for in-band assignment yet.
-        request: None,
-        pool: None,
+        request: spec.nhrp.address_request.as_ref().map(|it| nhrp::AddressRequest {
+            identity: it.identity.clone(),
+            ipv4: it.ipv4,
+            ipv6: it.ipv6,
+        }),
+        pool: spec.nhrp.address_pool.as_ref().map(|it| nhrp::Pool {
+            prefixes: prefixes(&it.prefixes),
+            reserved: prefixes(&it.reserved),
+            share: it.share,
+            shares: it.shares,
+        }),
     }
 }
 

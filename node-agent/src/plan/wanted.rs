@@ -68,8 +68,10 @@ pub struct Wanted {
     pub network: String,
     /// The link.
     pub link: GreLink,
-    /// Addresses on it.
+    /// Addresses on it that the endpoint names.
     pub addresses: BTreeSet<IpNet>,
+    /// Addresses on it that a hub assigned.
+    pub assigned: BTreeSet<IpNet>,
     /// The nft table.
     pub nft: Ruleset,
     /// Who gets multicast; `None`: nobody.
@@ -149,6 +151,7 @@ impl Wanted {
             network: spec.network.clone(),
             link,
             addresses,
+            assigned: BTreeSet::new(),
             nft,
             multicast,
             fixed,
@@ -165,8 +168,9 @@ impl Wanted {
         let learned = std::mem::take(&mut self.learned);
         let hosts = std::mem::take(&mut self.hosts);
         let visitors = std::mem::take(&mut self.visitors);
+        let assigned = std::mem::take(&mut self.assigned);
         let underlay = self.underlay.take();
-        *self = Self { learned, hosts, visitors, underlay, ..new };
+        *self = Self { learned, hosts, visitors, assigned, underlay, ..new };
     }
 
     /// Forgets what the engine found out.
@@ -174,6 +178,7 @@ impl Wanted {
         self.learned.clear();
         self.hosts.clear();
         self.visitors.clear();
+        self.assigned.clear();
     }
 
     /// The NBMA address of the neighbour that is wanted for an overlay host.
@@ -250,6 +255,16 @@ impl Wanted {
                     Some(&fixed) => Some(Op::PutRoute(self.route(prefix, metric, fixed, link))),
                     None => Some(Op::DeleteRoute(self.route(prefix, metric, way(prefix, via), link))),
                 }
+            }
+            Output::AssignAddress { address, .. } => {
+                let address = IpNet::from(address);
+                self.assigned.insert(address);
+                Some(Op::AddAddress(Address { link, address }))
+            }
+            Output::ReleaseAddress { address, .. } => {
+                let address = IpNet::from(address);
+                self.assigned.remove(&address);
+                (!self.addresses.contains(&address)).then_some(Op::DeleteAddress(Address { link, address }))
             }
             _ => None,
         }
@@ -333,7 +348,12 @@ impl Wanted {
 
     /// All addresses.
     pub fn addresses(&self, link: u32) -> impl Iterator<Item = Address> + '_ {
-        self.addresses.iter().map(move |&address| Address { link, address })
+        self.addresses.union(&self.assigned).map(move |&address| Address { link, address })
+    }
+
+    /// Whether an address is wanted on the link.
+    pub fn has_address(&self, address: &IpNet) -> bool {
+        self.addresses.contains(address) || self.assigned.contains(address)
     }
 
     fn route(&self, prefix: IpNet, metric: u32, way: Way, link: u32) -> Route {

@@ -54,7 +54,8 @@ fn summary(generation: i64, rung: Rung, peers: usize) -> Summary {
     let interface = (rung.state <= State::Intf)
         .then(|| Trouble::new(rung.reason.parse().unwrap_or(Reason::Waiting), rung.message.clone()));
     let nbma = "192.0.2.7".parse().ok().filter(|_| interface.is_none());
-    let tunnel = TunnelSummary { rung, interface, leaving: false, nbma, peers, external: vec![] };
+    let addresses = ["10.255.0.11", "fd00::11"].iter().filter_map(|a| a.parse().ok()).collect();
+    let tunnel = TunnelSummary { rung, interface, leaving: false, addresses, nbma, peers, external: vec![] };
     Summary {
         desired: Arc::new(Desired { endpoints: vec![endpoint(generation)], ..Desired::default() }),
         tunnels: [("branches".to_owned(), tunnel)].into(),

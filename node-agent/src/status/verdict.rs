@@ -54,7 +54,7 @@ pub fn verdict(seen: &Seen, summary: &Summary) -> Option<Verdict> {
     let endpoint = summary.desired.endpoints.iter().find(from);
     let tunnel = endpoint.and_then(|e| summary.tunnels.get(&e.spec.network));
     if let Some(bad) = &seen.bad {
-        return Some(refused(seen, bad.reason, &bad.message, endpoint.zip(tunnel)));
+        return Some(refused(seen, bad.reason, &bad.message, tunnel));
     }
     let endpoint = endpoint?;
     if endpoint.origin.as_ref().is_none_or(|o| o.generation != seen.generation) {
@@ -63,7 +63,7 @@ pub fn verdict(seen: &Seen, summary: &Summary) -> Option<Verdict> {
     let mut verdict = Verdict::new(seen.generation);
     let rung = match tunnel {
         Some(tunnel) if !tunnel.leaving => {
-            verdict.describe(endpoint, tunnel);
+            verdict.describe(tunnel);
             tunnel.rung.clone()
         }
         _ => Rung::starting("its predecessor is still being taken away"),
@@ -81,19 +81,14 @@ pub fn verdict(seen: &Seen, summary: &Summary) -> Option<Verdict> {
 }
 
 /// Its latest version is not in force; what is in force goes on.
-fn refused(
-    seen: &Seen,
-    reason: Reason,
-    message: &str,
-    in_force: Option<(&DesiredEndpoint, &TunnelSummary)>,
-) -> Verdict {
+fn refused(seen: &Seen, reason: Reason, message: &str, in_force: Option<&TunnelSummary>) -> Verdict {
     let mut verdict = Verdict::new(seen.generation);
-    verdict.state = state(in_force.map_or(State::Intf, |(_, tunnel)| tunnel.rung.state));
-    if let Some((endpoint, tunnel)) = in_force {
-        verdict.describe(endpoint, tunnel);
+    verdict.state = state(in_force.map_or(State::Intf, |tunnel| tunnel.rung.state));
+    if let Some(tunnel) = in_force {
+        verdict.describe(tunnel);
     }
     verdict.summarise(false, reason, message);
-    verdict.interface(in_force.map(|(_, tunnel)| tunnel));
+    verdict.interface(in_force);
     verdict.credentials(&seen.credentials);
     verdict
 }
@@ -135,8 +130,8 @@ impl Verdict {
         self.conditions.push((type_, status, reason, message));
     }
 
-    fn describe(&mut self, endpoint: &DesiredEndpoint, tunnel: &TunnelSummary) {
-        let addresses: Vec<_> = endpoint.spec.addresses.iter().map(|a| a.address.to_string()).collect();
+    fn describe(&mut self, tunnel: &TunnelSummary) {
+        let addresses: Vec<_> = tunnel.addresses.iter().map(ToString::to_string).collect();
         self.tunnel_ip = (!addresses.is_empty()).then(|| addresses.join(","));
         self.nbma = tunnel.nbma.map(|a| a.to_string());
         self.peers = Some(i32::try_from(tunnel.peers).unwrap_or(i32::MAX));
@@ -211,7 +206,9 @@ impl Verdict {
     /// Whether it is what every tunnel goes through for a moment.
     pub fn passing(&self) -> bool {
         let ready = self.conditions.iter().find(|(type_, ..)| *type_ == ConditionType::Ready);
-        ready.is_some_and(|(_, _, reason, _)| matches!(reason, Reason::Starting | Reason::Registering))
+        ready.is_some_and(|(_, _, reason, _)| {
+            matches!(reason, Reason::Starting | Reason::AddressRequested | Reason::Registering)
+        })
     }
 }
 
@@ -269,6 +266,8 @@ fn needs_a_hand(reason: Reason) -> bool {
             | Reason::NoNhsAddress
             | Reason::AuthenticationFailed
             | Reason::AdministrativelyProhibited
+            | Reason::AddressNotAssigned
+            | Reason::PoolExhausted
             | Reason::KeyMismatchSuspected
     )
 }

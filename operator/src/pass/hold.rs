@@ -75,13 +75,15 @@ fn keep_spokes(
         .filter(|e| !e.overlay_addresses.iter().any(|a| taken.addresses.contains(&(network.to_owned(), *a))))
         .cloned()
         .collect();
-    if addresses.is_empty() && subnets.is_empty() && external.is_empty() {
+    // One that asks for its address in band has none here.
+    let request = old.spec.nhrp.address_request.clone().filter(|request| refused(&request.owner));
+    if addresses.is_empty() && subnets.is_empty() && external.is_empty() && request.is_none() {
         return;
     }
     let spec = match wanted.get_mut(name(old)) {
         Some(now) => &mut now.endpoint.spec,
         // Nothing else is on this node. A hub that was moved is gone; a spoke without an address is no endpoint.
-        None if old.spec.role != Role::Spoke || addresses.is_empty() => return,
+        None if old.spec.role != Role::Spoke || (addresses.is_empty() && request.is_none()) => return,
         None => {
             let mut alone = DmvpnEndpoint::new(name(old), old.spec.clone());
             alone.metadata.labels = old.metadata.labels.clone();
@@ -92,11 +94,16 @@ fn keep_spokes(
         }
     };
     let owners = addresses.iter().map(|a| &a.owner).chain(subnets.iter().map(|s| &s.owner));
+    let owners = owners.chain(request.iter().map(|request| &request.owner));
     kept.extend(owners.chain(external.iter().map(|e| &e.name)).map(|owner| format!("DmvpnSpoke/{owner}")));
     taken.addresses.extend(addresses.iter().map(|a| (network.to_owned(), a.address)));
     let prefixes = taken.subnets.entry(network.to_owned()).or_default();
     prefixes.extend(subnets.iter().map(announced));
     spec.addresses.extend(addresses);
+    if spec.role == Role::Spoke && request.is_some() {
+        // The same identity keeps the same address.
+        spec.nhrp.address_request = request;
+    }
     spec.subnets.extend(subnets);
     spec.subnets.sort_by_key(|s| s.cidr);
     for entry in external {

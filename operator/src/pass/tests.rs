@@ -196,6 +196,32 @@ fn what_a_refused_spoke_gave_stays_and_the_rest_goes_on() {
     assert_eq!(cluster.endpoint("net-a").spec.desired, Desired::Absent);
 }
 
+/// One whose address the hub assigns has none in its endpoint: the wish for it is what it gave.
+#[test]
+fn a_refused_spoke_that_asks_its_hub_stays_who_it_is() {
+    let mut cluster = Cluster::with_network(json!({"addressing": {"pools": [POOL], "assignedBy": "Hub"}}));
+    cluster.spoke("a", "a", json!({}));
+    cluster.settle();
+    assert_eq!(cluster.snapshot.addresses.len(), 0);
+    let before = cluster.endpoint("net-a").spec.clone();
+    assert_eq!(before.nhrp.address_request.as_ref().map(|it| it.identity.as_str()), Some("a"));
+    let bad = json!({"subnets": [{"cidr": "10.255.3.0/24"}]});
+    cluster.spoke("a", "a", bad);
+    cluster.settle();
+    assert_eq!(cluster.endpoint("net-a").spec, before);
+    let told = cluster.condition("DmvpnSpoke/a", "Accepted");
+    assert!(told.ends_with("what it gave before stays in force"), "{told}");
+    // Another one on its node does not get it another address.
+    cluster.spoke("b", "a", json!({"subnets": [{"cidr": "10.20.0.0/24"}]}));
+    cluster.settle();
+    assert_eq!(cluster.endpoint("net-a").spec.nhrp.address_request, before.nhrp.address_request);
+    assert_eq!(subnets(&cluster, "net-a"), ["10.20.0.0/24"]);
+    // deleted at last
+    cluster.snapshot.spokes.clear();
+    cluster.settle();
+    assert_eq!(cluster.endpoint("net-a").spec.desired, Desired::Absent);
+}
+
 #[test]
 fn a_refused_network_holds_its_endpoints_and_addresses() {
     let mut cluster = pooled();

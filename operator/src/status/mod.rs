@@ -188,7 +188,10 @@ impl View<'_> {
         if let (true, [member]) = (one_node, members) {
             status.node_name = Some(member.node.clone());
             let texts: Vec<String> = member.addresses.iter().map(ToString::to_string).collect();
-            status.address = (!texts.is_empty()).then(|| texts.join(","));
+            status.address = match texts.is_empty() {
+                true => self.assigned(&member.endpoint),
+                false => Some(texts.join(",")),
+            };
         }
         if let Some(said) = self.faults(found) {
             return (said, status);
@@ -200,6 +203,13 @@ impl View<'_> {
             (false, false) => summary.said("node"),
         };
         (said, status)
+    }
+
+    /// Addresses that a hub assigned to an endpoint in band, as its agent says.
+    fn assigned(&self, endpoint: &str) -> Option<String> {
+        let endpoint = self.facts.endpoints.get(endpoint)?;
+        endpoint.spec.nhrp.address_request.as_ref()?;
+        endpoint.status.as_ref()?.tunnel_ip.clone()
     }
 
     fn suspended(&self, network: &str) -> bool {

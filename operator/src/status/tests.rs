@@ -38,6 +38,24 @@ fn all_conditions_are_there_from_the_first_pass() {
 }
 
 #[test]
+fn an_address_that_a_hub_assigned_is_the_one_that_the_agent_says() {
+    let mut cluster =
+        Cluster::with_network(json!({"addressing": {"pools": ["10.255.16.0/24"], "assignedBy": "Hub"}}));
+    cluster.spoke("a", "a", json!({}));
+    cluster.settle();
+    let shown = |cluster: &Cluster| cluster.snapshot.spokes[0].status.clone().unwrap().address;
+    assert_eq!(shown(&cluster), None);
+    cluster.report("net-a", "NHRP", "False", "AddressRequested");
+    cluster.settle();
+    assert_eq!(shown(&cluster), None);
+    cluster.report("net-a", "Up", "True", "Up");
+    let endpoint = cluster.snapshot.endpoints.iter_mut().find(|e| e.name_any() == "net-a").unwrap();
+    endpoint.status.as_mut().unwrap().tunnel_ip = Some("10.255.16.7".into());
+    cluster.settle();
+    assert_eq!(shown(&cluster).as_deref(), Some("10.255.16.7"));
+}
+
+#[test]
 fn ready_follows_the_agents_and_the_reason_is_named() {
     let mut cluster = three();
     cluster.report("net-hub", "Up", "True", "Up");
