@@ -131,7 +131,9 @@ impl Frr {
     /// When vtysh fails or does not print JSON.
     pub fn vtysh_json(&self, command: &str) -> Result<Value> {
         let text = self.vtysh_of("nhrpd", &format!("{command} json"))?;
-        serde_json::from_str(&text).with_context(|| format!("{command} json: {text:?}"))
+        // Before a table of shortcuts its heading for people is printed (8.4).
+        let json = text.find('{').and_then(|start| text.get(start..)).unwrap_or_default();
+        serde_json::from_str(json).with_context(|| format!("{command} json: {text:?}"))
     }
 
     /// nhrpd's cache: one entry an overlay address.
@@ -241,6 +243,8 @@ pub fn make_gre(
     host.ip_batch(&[
         format!("link add {device} type gre {key} ttl 64 local {local}"),
         format!("addr add {overlay}/32 dev {device}"),
+        // nhrpd would take a link-local address for the overlay's, find that it is no host's, and do no IPv6.
+        format!("link set {device} addrgenmode none"),
         format!("link set {device} arp on mtu 1400 up"),
     ])?;
     redirect_rule(host, "ip", device)

@@ -575,6 +575,7 @@ fn large_regions_tell_in_chunks() {
         chunk: 0,
         generation: 7,
         prefixes: vec![net("10.77.0.0/16")],
+        next_hops: std::collections::BTreeMap::new(),
     };
     let header = nhrp::wire::Header {
         packet_type: PacketType::RegistrationRequest,
