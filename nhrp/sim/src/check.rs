@@ -73,18 +73,9 @@ impl World {
             if node.owns(dst) {
                 return Ok(way);
             }
-            let in_overlay = self.plan.family.overlay_net().contains(&dst);
-            let hubs = node.hub_addresses();
-            let known = node.kernel.best(dst, direct || node.role == Role::Hub, Some(&hubs));
-            let via = known.or_else(|| match node.role {
-                Role::Hub => None,
-                _ if in_overlay && self.plan.phase == Phase::Two => Some(dst),
-                _ if in_overlay || self.routes_statically(at) => node.gateway(),
-                _ => None,
-            });
-            let Some(via) = via else { return Err((Lost::NoRoute, way)) };
+            let Some(via) = self.next_hop(at, dst, direct) else { return Err((Lost::NoRoute, way)) };
             let Some(nbma) = node.kernel.neighbours.get(&via).copied() else {
-                let asks = self.plan.phase == Phase::Two && via == dst;
+                let asks = self.plan.phase == Phase::Two && node.role != Role::Hub;
                 return Err((if asks { Lost::Unresolved(via) } else { Lost::NoNeighbour(via) }, way));
             };
             let target = self.under.target(&self.nodes, node, nbma, self.now);
@@ -99,8 +90,22 @@ impl World {
         }
     }
 
+    /// The overlay next hop that a node has for an address; without `direct` as if there were no shortcuts.
+    pub(crate) fn next_hop(&self, at: usize, dst: IpAddr, direct: bool) -> Option<IpAddr> {
+        let node = &self.nodes[at];
+        let in_overlay = self.plan.family.overlay_net().contains(&dst);
+        let hubs = node.hub_addresses();
+        let known = node.kernel.best(dst, direct || node.role == Role::Hub, Some(&hubs));
+        known.or_else(|| match node.role {
+            Role::Hub => None,
+            _ if in_overlay && self.plan.phase == Phase::Two => Some(dst),
+            _ if in_overlay || self.routes_statically(at) => node.gateway(),
+            _ => None,
+        })
+    }
+
     /// Nobody tells it the prefixes: its operator has given it a route to the hub.
-    fn routes_statically(&self, index: usize) -> bool {
+    pub(crate) fn routes_statically(&self, index: usize) -> bool {
         self.nodes[index].foreign || self.nodes.iter().any(|node| node.role == Role::Hub && node.foreign)
     }
 
@@ -188,6 +193,8 @@ impl World {
     /// A change of a node's tables: is it one that may be made?
     pub(crate) fn change(&mut self, index: usize, change: Output) {
         let rebuilding = self.rebuilding;
+        // In Phase 2 the kernel asks for a next hop that it does not know.
+        let asks = |kind| kind == RouteKind::Announced && self.plan.phase == Phase::Two;
         let overlay_net = self.plan.family.overlay_net();
         let node = &mut self.nodes[index];
         let kernel = &mut node.kernel;
@@ -208,7 +215,7 @@ impl World {
                 }
             }
             Output::RemoveNeighbour { overlay, .. } => {
-                let used = kernel.routes.iter().find(|(_, via)| **via == overlay);
+                let used = kernel.routes.iter().find(|((_, kind), via)| **via == overlay && !asks(*kind));
                 if let Some(((prefix, _), _)) = used {
                     wrong = Some(format!("{index} loses neighbour {overlay}, to which {prefix} leads"));
                 } else if kernel.neighbours.remove(&overlay).is_none() {
@@ -220,7 +227,7 @@ impl World {
                 let end = kernel.neighbours.values().find(|nbma| prefix.contains(*nbma)).copied();
                 let direct = kind == RouteKind::Shortcut;
                 let touches = |net: &IpNet| net.contains(&prefix) || prefix.contains(net);
-                if !kernel.neighbours.contains_key(&via) {
+                if !kernel.neighbours.contains_key(&via) && !asks(kind) {
                     wrong = Some(format!("{index} routes {prefix} to {via}, which it does not know"));
                 } else if let Some(nbma) = end {
                     wrong = Some(format!("{index} reaches {nbma} by the tunnel itself: {prefix}"));

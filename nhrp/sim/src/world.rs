@@ -169,7 +169,7 @@ impl World {
     }
 
     fn add_flow(&mut self, from: usize, to: usize) {
-        let lans = self.plan.phase != Phase::Two && self.rng.percent(80);
+        let lans = self.rng.percent(80);
         let n = self.rng.between(2, 20) as u8;
         let end = |node: &Node| match node.config.subnets.first().filter(|_| lans) {
             Some(net) => host(*net, n),
@@ -479,7 +479,12 @@ impl World {
         match self.path(from, dst, true) {
             Ok(way) => {
                 let now = self.now;
-                self.nodes[from].used.insert(dst, now);
+                // What the agent sees of use: destinations, in Phase 2 next hops.
+                let used = match self.plan.phase {
+                    Phase::Two => self.next_hop(from, dst, true),
+                    Phase::One | Phase::Three => Some(dst),
+                };
+                self.nodes[from].used.extend(used.map(|used| (used, now)));
                 if way.len() == 2 && self.quiet.is_some() {
                     self.flows[flow].direct = true;
                 }
