@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use e2e::lab::groups::{self, Listener};
 use e2e::lab::peek::NhrpKind;
 use e2e::lab::{Agent, Capture, Ping, ping};
 use e2e::ring3::Needs;
 use e2e::ring3_with;
-use e2e::scene::Scene;
 use e2e::scene::overlay::{self, BRANCH_B, NETWORK, Overlay, TUNNEL};
+use e2e::scene::{Scene, Site};
 use e2e::wait;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -87,4 +88,64 @@ fn everything_goes_by_the_hub() {
         }
         Ok(())
     });
+}
+
+/// There is a second hub, and the first tells of it: a branch has the other end of its tunnel and nobody else. Multicast
+/// goes by the kernel from a branch and by the agent from a hub, once each.
+#[test]
+fn one_hub_whatever_is_told_and_multicast_once() {
+    ring3_with(Needs { memory_mib: 768, deadline: Duration::from_secs(180) }, |lab| {
+        let scene = Scene::build(lab)?;
+        let (hub, second) = (scene.site("hub")?, scene.site("router")?);
+        let (a, b) = (scene.site("branch-a")?, scene.site("branch-b")?);
+        let two_hubs = |network: String| {
+            let other = format!(
+                "  - name: hub2\n    overlayAddresses: [10.255.0.2]\n    nbma: [{{address: {}}}]\n  tunnel:\n",
+                second.nbma()
+            );
+            let multicast = "    networkId: 100\n    multicast: {mode: Dynamic}\n";
+            phase1(network).replace("  tunnel:\n", &other).replace("    networkId: 100\n", multicast)
+        };
+        let capture = Capture::start(&scene.isp, &scene.uplink(second), "proto gre")?;
+        let overlay = Overlay::start_with(&scene, two_hubs)?;
+        let files = [("network.yaml".to_owned(), two_hubs(overlay::quickstart("network.yaml")?))];
+        let other = Agent::start(&second.host, &["dmvpn.io/hub=hub2"], &files.into())?;
+        for agent in [&overlay.branch_a, &overlay.branch_b] {
+            agent.wait_until_up(NETWORK, SOON)?;
+        }
+        until_routed(&overlay.branch_a, b.lan_host())?;
+        Ping::start(&a.lan, b.lan_host().into(), 300, TEN_MS)?.finish()?.ensure_nothing_lost()?;
+        ensure!(other.tunnel(NETWORK)?.peers.is_empty(), "{:?}", other.tunnel(NETWORK)?.peers);
+        let strays = capture.packets()?;
+        ensure!(strays.is_empty(), "sent to the other hub: {strays:?}");
+
+        let group = "224.0.0.100".parse()?;
+        let hear = |site: &Site| Listener::start(&site.host, TUNNEL, group);
+        let (at_hub, at_a, at_b) = (hear(hub)?, hear(a)?, hear(b)?);
+        for (site, texts) in [(hub, ["from-hub", "last-of-hub"]), (a, ["from-a", "last-of-a"])] {
+            for text in texts {
+                groups::say(&site.host, TUNNEL, group, text)?;
+            }
+        }
+        at_hub.wait_for("last-of-a", SOON)?;
+        for listener in [&at_a, &at_b] {
+            listener.wait_for("last-of-hub", SOON)?;
+        }
+        // Each sender hears itself.
+        let both = ["from-hub", "last-of-hub", "from-a", "last-of-a"];
+        ensure!(at_hub.heard() == both, "at the hub: {:?}", at_hub.heard());
+        ensure!(sorted(&at_a) == sorted_of(&both), "at a: {:?}", at_a.heard());
+        ensure!(at_b.heard() == both[..2], "at b: {:?}", at_b.heard());
+        Ok(())
+    });
+}
+
+fn sorted(listener: &Listener) -> Vec<String> {
+    sorted_of(&listener.heard())
+}
+
+fn sorted_of(texts: &[impl ToString]) -> Vec<String> {
+    let mut all: Vec<_> = texts.iter().map(ToString::to_string).collect();
+    all.sort();
+    all
 }

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use crds::endpoint::{DmvpnEndpointSpec, Role};
-use crds::network::Phase;
+use crds::network::{Multicast, MulticastMode, Phase};
 use dataplane::model::{Address, GreLink, Link, Neighbour, Observed, Op, Route, Target};
 use dataplane::nft::Use;
 use ipnet::IpNet;
@@ -224,6 +224,27 @@ fn point_to_point_needs_no_neighbours() {
     assert_eq!(wanted.learn(&Output::RemoveNeighbour { link, overlay }, LINK), None);
     assert!(wanted.neighbours().next().is_none());
     assert_eq!(wanted.routes(LINK).count(), 3, "the overlay by the hub, the hub itself, the last resort");
+    // A default route by the hub: the tunnel's own packets stay on the underlay, as with neighbours.
+    wanted.learn(&default_by_hub(), LINK);
+    assert!(
+        wanted.routes(LINK).all(|route| route.prefix != net("0.0.0.0/0")),
+        "the underlay is not known yet"
+    );
+    wanted.underlay = Some(vec![underlay("0.0.0.0/0", Some("198.51.100.1"), 1024)]);
+    assert!(wanted.routes(LINK).any(|route| route.prefix == net("0.0.0.0/0")));
+    let pin = Route { metric: 214, ..underlay("192.0.2.2/32", Some("198.51.100.1"), 0) };
+    assert_eq!(wanted.pins(), Some([pin].into()));
+}
+
+#[test]
+fn multicast_is_copied_where_the_link_does_not_carry_it() {
+    let mut spec = spec();
+    spec.nhrp.multicast = Some(Multicast { mode: MulticastMode::Dynamic, groups: Vec::new() });
+    let of = |remote| {
+        let wanted = Wanted::new(&spec, ip("198.51.100.2"), remote);
+        (wanted.multicast.is_some(), wanted.nft.multicast.is_some())
+    };
+    assert_eq!((of(None), of(Some(ip("192.0.2.2")))), ((true, true), (false, false)));
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Phase 1: nothing but the hub. Phase 2: routes keep the spoke as next hop, and the kernel's question makes the path.
 
 use nhrp::wire::{Builder, Cie, Header, MAX_HOPS, PrefixChunk, ext, list_flags};
-use nhrp::{Config, DropReason, Event, Input, PacketType, Phase, RouteKind, ShortcutPhase};
+use nhrp::{
+    Config, DropReason, Event, HubEntry, HubNbma, Input, PacketType, Phase, RouteKind, ShortcutPhase,
+};
 
 use super::net::*;
 
@@ -117,6 +119,31 @@ fn phase_two_keeps_the_next_hop_and_goes_direct() {
     assert_eq!(asked(&sim, 2), 1);
     assert_eq!(sim.ping(B, b, a), [B, HUB, A], "each direction for itself");
     sim.until(100, |sim| sim.path(B, a).unwrap() == [B, A]);
+}
+
+/// One of Phase 1 has the other end of its tunnel and nothing else, whatever hubs tell of each other.
+#[test]
+fn phase_one_takes_no_way_that_is_told() {
+    let entry = |n: u32, places: &[u32]| HubEntry {
+        name: format!("hub{n}"),
+        overlay: vec![overlay(n)],
+        nbma: places.iter().map(|n| HubNbma::Address(nbma(*n))).collect(),
+        ..HubEntry::default()
+    };
+    let list = vec![entry(1, &[1, 9]), entry(2, &[2])];
+    let mut sim = Net::new(74);
+    sim.add(with(Phase::One, Config { hub_list: list.clone(), ..hub(1) }));
+    sim.add(with(Phase::One, Config { hub_list: list, ..hub(2) }));
+    let a = sim.add(with(Phase::One, Config { fixed_hubs: true, ..spoke(12, &["10.2.0.0/24"]) }));
+    sim.run(5000);
+    assert!(sim.registered(a));
+    sim.nodes[0].alive = false;
+    sim.run(120_000);
+    assert!(!sim.registered(a));
+    sim.nodes[0].alive = true;
+    sim.until(65_000, |sim| sim.registered(a));
+    let ways = sim.wire.iter().filter(|sent| sent.from == nbma(12)).map(|sent| sent.to);
+    assert_eq!(ways.collect::<std::collections::BTreeSet<_>>(), [nbma(1)].into());
 }
 
 #[test]

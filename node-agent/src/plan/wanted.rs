@@ -120,7 +120,9 @@ impl Wanted {
         let summaries = spec.advertise.iter().filter(|p| p.prefix_len() > 0);
         let ends_here = spec.overlay.iter().chain(summaries);
         let fixed = ends_here.map(|p| ((p.0, LAST_RESORT), Way::Unreachable)).collect();
-        let multicast = spec.nhrp.multicast.as_ref().and_then(|multicast| match multicast.mode {
+        // A point-to-point link carries multicast by itself: with a copy of ours the hub would have it twice.
+        let settings = spec.nhrp.multicast.as_ref().filter(|_| remote.is_none());
+        let multicast = settings.and_then(|multicast| match multicast.mode {
             MulticastMode::Dynamic => Some(Multicast::Dynamic),
             MulticastMode::Nhs => Some(Multicast::Nhs),
             MulticastMode::Static => Some(Multicast::Static),
@@ -294,10 +296,13 @@ impl Wanted {
     /// Host routes on the underlay that go with that default route; `None`: there is none, or it must not be put in,
     /// since the underlay (as far as it is known) has no way of its own to the hub.
     pub fn pins(&self) -> Option<BTreeSet<Route>> {
-        let hub = self.neighbour(self.default_gateway()?)?;
+        let gateway = self.default_gateway()?;
+        let remote = self.link.remote;
+        let hub = remote.or_else(|| self.neighbour(gateway))?;
         let underlay = self.underlay.as_ref()?;
         pins::pin(underlay, hub)?;
-        let peers = self.neighbours().map(|(_, nbma)| nbma).chain(self.visitors.keys().copied());
+        let peers = self.neighbours().map(|(_, nbma)| nbma).chain(remote);
+        let peers = peers.chain(self.visitors.keys().copied());
         Some(peers.filter_map(|nbma| pins::pin(underlay, nbma)?).collect())
     }
 

@@ -8,7 +8,7 @@
 
 use std::net::IpAddr;
 
-use super::super::config::{Config, Nhs};
+use super::super::config::{Config, Nhs, Phase};
 use super::super::snapshot::HubListState;
 use super::super::timers::TimerKey;
 use super::super::{DropReason, Engine, Event, Received, Time};
@@ -223,6 +223,10 @@ impl Engine {
         let serves = self.hubs.iter().any(|hub| hub.config.name == nhs.name && hub.serves());
         let own = words.iter().find(|(own, _)| *own && serves);
         nhs.draining |= own.or_else(|| words.first()).is_some_and(|(_, entry)| entry.draining);
+        if self.config.phase == Phase::One && !self.config.server {
+            // Its link has one other end, wherever else that hub is.
+            return;
+        }
         for place in words.iter().flat_map(|(_, entry)| &entry.nbma) {
             let resolved = |name: &String| self.config.names.iter().find(|(known, _)| known == name);
             let addresses = match place {
