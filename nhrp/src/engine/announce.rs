@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::bindings::Binding;
 use super::config::Phase;
 use super::hierarchy::Told;
 use super::learn::{Assembly, is_late};
@@ -128,11 +129,7 @@ impl Engine {
 
     /// Makes the lists anew; a generation that changes nothing is none.
     pub(crate) fn rebuild_list(&mut self) {
-        let mut lists = self.told_to_clients();
-        let [v4, v6] = &mut lists;
-        for (net, via) in self.hosts_to_tell() {
-            if net.addr().is_ipv4() { v4.push((net, via)) } else { v6.push((net, via)) }
-        }
+        let lists = self.told_to_clients();
         let below = self.told_to_nhss();
         let changed = lists != self.announcer.lists;
         let announcer = &mut self.announcer;
@@ -147,18 +144,12 @@ impl Engine {
     }
 
     /// In Phase 2 the spokes' own addresses: the kernel of another spoke asks for those.
-    fn hosts_to_tell(&self) -> Vec<(IpNet, Option<IpAddr>)> {
-        if self.config.phase != Phase::Two {
-            return Vec::new();
-        }
-        let spokes =
-            self.bindings.iter().filter(|(_, it)| matches!(it.source, Source::Registered | Source::Static));
-        let mut hosts: Vec<_> = spokes
-            .filter(|(host, _)| !self.is_child_hub(**host))
-            .map(|(host, _)| (IpNet::from(*host), Some(*host)))
-            .collect();
-        hosts.sort_unstable();
-        hosts
+    pub(crate) fn hosts_to_tell(&self) -> impl Iterator<Item = (IpNet, Option<IpAddr>)> + '_ {
+        let is_spoke =
+            |(_, it): &(&IpAddr, &Binding)| matches!(it.source, Source::Registered | Source::Static);
+        let spokes = self.bindings.iter().filter(|_| self.config.phase == Phase::Two).filter(is_spoke);
+        let spokes = spokes.filter(|(host, _)| !self.is_child_hub(**host));
+        spokes.map(|(host, _)| (IpNet::from(*host), Some(*host)))
     }
 
     /// A spoke came or went: in Phase 2 the others hear of it.

@@ -85,7 +85,7 @@ impl Engine {
     }
 
     /// What clients are told, by family (IPv4 first): all that is ours, below or above. The overlay they route
-    /// by their hub as it is.
+    /// by their hub as it is, but for the spokes of Phase 2, as hosts.
     pub(crate) fn told_to_clients(&self) -> [Told; 2] {
         let above = self.announced.iter().filter_map(|(net, it)| Some((net, Some(it.via?))));
         let below = self.prefixes.iter().map(|(net, owner)| (net, Some(owner.via)));
@@ -93,7 +93,7 @@ impl Engine {
         // Of one prefix the later counts: what is ours before what is below, that before what is above.
         let all: BTreeMap<_, _> = above.chain(below).chain(own).collect();
         let outside = all.into_iter().filter(|(net, _)| !self.is_of_overlay(*net));
-        self.summarized(outside, |advertised| !self.is_of_overlay(advertised))
+        self.summarized(outside.chain(self.hosts_to_tell()), |advertised| !self.is_of_overlay(advertised))
     }
 
     /// What an NHS of ours is told, with the registration or, by one that registers with us, in our list: what is ours

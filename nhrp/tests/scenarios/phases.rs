@@ -121,6 +121,31 @@ fn phase_two_keeps_the_next_hop_and_goes_direct() {
     sim.until(100, |sim| sim.path(B, a).unwrap() == [B, A]);
 }
 
+/// A summary stands for the next hops inside it too; a part of the overlay is told upwards, and hides no spoke.
+#[test]
+fn phase_two_summaries_hide_what_lies_inside_them() {
+    let mut sim = triangle(73, Phase::Two);
+    let told = |sim: &Net| {
+        let routes = sim.nodes[A].routes.keys().filter(|(_, kind)| *kind == RouteKind::Announced);
+        routes.map(|(prefix, _)| prefix.to_string()).collect::<Vec<_>>()
+    };
+    let (a, b) = (ip("10.2.0.5"), ip("10.3.0.5"));
+    let each = ["10.3.0.0/24", "10.255.0.3/32"];
+    for (advertise, expected) in
+        [("10.0.0.0/8", &["10.0.0.0/8"][..]), ("10.255.0.0/24", &each), ("0.0.0.0/0", &["0.0.0.0/0"])]
+    {
+        let config = Config { advertise: vec![net(advertise)], ..sim.nodes[HUB].config.clone() };
+        sim.input(HUB, Input::Configure(Box::new(config)));
+        sim.run(2000);
+        assert_eq!(told(&sim), expected, "under {advertise}");
+        sim.ping(A, a, b);
+        sim.run(50);
+        let direct = expected.len() > 1;
+        let way = if direct { vec![A, B] } else { vec![A, HUB, B] };
+        assert_eq!(sim.ping(A, a, b), way, "under {advertise}");
+    }
+}
+
 /// One of Phase 1 has the other end of its tunnel and nothing else, whatever hubs tell of each other.
 #[test]
 fn phase_one_takes_no_way_that_is_told() {
