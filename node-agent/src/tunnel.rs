@@ -290,7 +290,10 @@ impl Tunnel {
                 }
             }
         }
-        wanted.visited(now, drained.packets.iter().map(|(to, _)| *to));
+        wanted.visited(
+            now,
+            drained.packets.iter().filter(|(_, packet)| goes_straight(packet)).map(|(to, _)| *to),
+        );
         let (first, last) = plan::pins::changes(&pins, &wanted.pins().unwrap_or_default());
         drained.ops.splice(0..0, first);
         drained.ops.extend(last);
@@ -404,6 +407,14 @@ impl Tunnel {
     pub fn hub_rung(&self, name: &str) -> Option<&(Rung, Time)> {
         self.standing.hubs.get(name)
     }
+}
+
+/// Whether a packet is for one who may be no neighbour of ours and has to get it: not what refuses a stranger, who would
+/// have us take his address out of the tunnel's default route.
+fn goes_straight(packet: &[u8]) -> bool {
+    use nhrp::PacketType::{PurgeRequest, ResolutionReply, ResolutionRequest};
+    nhrp::PacketType::of(packet)
+        .is_some_and(|it| matches!(it, ResolutionRequest | ResolutionReply | PurgeRequest))
 }
 
 /// Warnings are few, the engine sees to that; of the rest a hub can have thousands at once.

@@ -113,6 +113,8 @@ impl Engine {
             self.bindings.get(&overlay).filter(|old| old.source != Source::Local).map(|old| old.nbma);
         let install = binding.source != Source::Local && installed != Some(binding.nbma);
         let (nbma, source) = (binding.nbma, binding.source);
+        let told = |source| matches!(source, Source::Registered | Source::Static);
+        let was_told = self.bindings.get(&overlay).is_some_and(|old| told(old.source));
         if let Some(expires) = binding.expires {
             self.timers.arm(TimerKey::Binding(overlay), expires);
         }
@@ -137,6 +139,8 @@ impl Engine {
         }
         if installed.is_none() {
             self.externals_of(now, overlay);
+        }
+        if !was_told {
             self.host_changed(now, source);
         }
         true

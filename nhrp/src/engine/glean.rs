@@ -60,6 +60,10 @@ impl Engine {
         let interims: Vec<_> =
             self.shortcuts.iter().filter_map(|(key, it)| Some((key, it.asked, it.interim?))).collect();
         for (key, overlay, old) in interims {
+            // Whose place is known meanwhile keeps it.
+            if self.bindings.contains_key(&overlay) {
+                continue;
+            }
             let Some(nbma) = self.resolver(overlay).filter(|nbma| *nbma != old) else { continue };
             if let Some(shortcut) = self.shortcuts.get_mut(key) {
                 shortcut.interim = Some(nbma);
@@ -74,6 +78,7 @@ impl Engine {
         let link = self.config.link;
         let interims = self.shortcuts.iter().filter_map(|(_, it)| Some((it.asked, it.interim?)));
         let outputs = interims
+            .filter(|(overlay, _)| !self.bindings.contains_key(overlay))
             .map(|(overlay, nbma)| Output::InstallNeighbour { link, overlay, nbma })
             .collect::<Vec<_>>();
         self.outputs.extend(outputs);

@@ -150,9 +150,11 @@ impl Engine {
         let Some(pool) = self.config.pool.clone() else {
             return refuse(CieCode::AdministrativelyProhibited, "this hub assigns no addresses");
         };
-        let declined = asked.flags & assignment_flags::DECLINED != 0;
-        if let Some(known) = self.leases.address_of(&asked.identity, ipv6) {
-            if !(declined && known == asked.address) {
+        let known = self.leases.address_of(&asked.identity, ipv6);
+        // Only what was offered can be declined.
+        let declined = asked.flags & assignment_flags::DECLINED != 0 && known == Some(asked.address);
+        if let Some(known) = known {
+            if !declined {
                 if self.may_keep(&pool, known) {
                     self.extend_lease(now, known, OFFER_MS);
                     return Ok(known);
@@ -164,6 +166,9 @@ impl Engine {
             } else {
                 self.leases.forget(known);
             }
+        }
+        if declined && self.leases.declined.len() >= super::TABLE_BOUND {
+            self.leases.declined.retain(|_, until| *until > now);
         }
         if declined && self.leases.declined.len() < super::TABLE_BOUND {
             self.leases.declined.insert(asked.address, now.after(DECLINED_MS));

@@ -154,8 +154,9 @@ impl Engine {
         }
         let running = path.trial.is_some();
         let trial = path.trial.get_or_insert_with(|| Trial::new(id));
-        // Who joins has all the questions before him: those that went before may have been to one who was away.
-        let joins = running && waiting.is_some() && trial.sent != 1;
+        // The first who waits has all the questions before him: those that went before, for a hint or for a way that was
+        // in use, may have been to one who was away.
+        let joins = running && waiting.is_some() && trial.waiting.is_empty() && trial.sent != 1;
         if joins {
             trial.sent = 0;
         }
@@ -301,7 +302,8 @@ impl Engine {
                 let next = path.next;
                 self.timers.arm(TimerKey::Path(via), next);
             }
-            // It was used and is not any more: nobody was there to answer, which says nothing about the way.
+            // It was used and is not any more, or there was but a hint: nobody was there to answer, which says nothing
+            // about the way.
             Some(trial) if !used && trial.waiting.is_empty() => self.trial_dropped(now, via),
             Some(_) => self.path_failed(now, via),
             None if used => {

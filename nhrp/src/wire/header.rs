@@ -80,6 +80,11 @@ impl PacketType {
         Self::ALL.get(usize::from(value).checked_sub(1)?).copied()
     }
 
+    /// That of a packet which is not looked into any further (`ar$op.type`, RFC 2332 §5.2); `None` if it is none.
+    pub fn of(packet: &[u8]) -> Option<Self> {
+        packet.get(17).and_then(|value| Self::from_wire(*value))
+    }
+
     /// The wire value, 1–8.
     pub fn to_wire(self) -> u8 {
         self as u8 + 1

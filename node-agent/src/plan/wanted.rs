@@ -20,8 +20,8 @@ pub const MAIN_TABLE: u32 = 254;
 pub const REDIRECT_GROUP: u16 = 214;
 /// NFLOG group of the multicast capture.
 pub const MULTICAST_GROUP: u16 = 215;
-/// How long a pin outlasts the last NHRP packet to a peer that is no neighbour.
-const VISIT_MS: u64 = 60_000;
+/// How long a pin outlasts the last question or answer to a peer: it is asked again, or becomes a neighbour, sooner.
+const VISIT_MS: u64 = 10_000;
 /// Such peers in all: strangers may have us answer them.
 const VISITORS: usize = 256;
 /// Metric of the route that keeps overlay traffic without a better way from following the default route.
@@ -84,8 +84,7 @@ pub struct Wanted {
     hosts: BTreeMap<IpAddr, Host>,
     /// Metrics.
     pub metrics: Metrics,
-    /// Underlay addresses that NHRP packets were sent to lately and that are no neighbour's: who asked by way of others
-    /// is answered straight.
+    /// Underlay addresses that were asked or answered straight lately: who asked by way of others is no neighbour.
     visitors: BTreeMap<IpAddr, Time>,
     /// IPv4 routes of the underlay, once they were looked at: only needed with a default route by the tunnel.
     pub underlay: Option<Vec<Route>>,
@@ -188,9 +187,10 @@ impl Wanted {
         self.hosts.get(&overlay)?.nbma
     }
 
-    /// All neighbours: overlay and NBMA address.
+    /// All neighbours: overlay and NBMA address. A point-to-point link has none.
     pub fn neighbours(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> + '_ {
-        self.hosts.iter().filter_map(|(overlay, host)| Some((*overlay, host.nbma?)))
+        let hosts = self.hosts.iter().filter(|_| self.link.remote.is_none());
+        hosts.filter_map(|(overlay, host)| Some((*overlay, host.nbma?)))
     }
 
     /// Changes what is wanted for an overlay host; says what was wanted before.
@@ -220,19 +220,15 @@ impl Wanted {
     /// index `link`.
     pub fn learn(&mut self, output: &Output, link: u32) -> Option<Op> {
         match *output {
-            // A point-to-point link has one other end, and asks nobody where that is.
-            Output::InstallNeighbour { .. } | Output::RemoveNeighbour { .. }
-                if self.link.remote.is_some() =>
-            {
-                None
-            }
+            // A point-to-point link has one other end, and asks nobody where that is: kept for when it is another.
             Output::InstallNeighbour { overlay, nbma, .. } => {
                 self.host(overlay, |host| host.nbma = Some(nbma));
-                Some(Op::PutNeighbour(Neighbour { link, overlay, nbma }))
+                let put = Op::PutNeighbour(Neighbour { link, overlay, nbma });
+                self.link.remote.is_none().then_some(put)
             }
             Output::RemoveNeighbour { overlay, .. } => {
                 self.host(overlay, |host| host.nbma = None);
-                Some(Op::DeleteNeighbour { link, overlay })
+                self.link.remote.is_none().then_some(Op::DeleteNeighbour { link, overlay })
             }
             Output::InstallRoute { prefix, via, kind, .. } => {
                 match is_to_host(prefix, kind, via) {
@@ -306,7 +302,7 @@ impl Wanted {
         Some(peers.filter_map(|nbma| pins::pin(underlay, nbma)?).collect())
     }
 
-    /// NHRP packets go to these underlay addresses now: their pins stay for a while. Without a default route by the
+    /// These underlay addresses are asked or answered now: their pins stay for a while. Without a default route by the
     /// tunnel there are none, and nothing is kept.
     pub fn visited(&mut self, now: Time, by: impl Iterator<Item = IpAddr>) {
         self.visitors.retain(|_, since| now.since(*since) < VISIT_MS);
