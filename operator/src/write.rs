@@ -14,7 +14,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use tracing::{debug, info, warn};
 
-use crate::events::{self, Teller};
+use crate::events::{self, Note, Teller};
 use crate::lease::Leadership;
 use crate::pass::{Op, Write};
 use crate::progress::Progress;
@@ -41,6 +41,8 @@ struct Memo {
     refused: bool,
     /// How often in a row it failed, or changed nothing.
     tries: u32,
+    /// What was told of it over that version.
+    told: Vec<Note>,
     /// Not written before.
     not_before: Instant,
 }
@@ -111,12 +113,16 @@ impl Writer {
         let again =
             before.filter(|memo| memo.what == what || (refused && memo.refused)).map_or(0, |memo| memo.tries);
         let failed = result.is_err();
+        let mut told = told_already(before, &write.base).to_vec();
         match &result {
             Ok(()) => {
                 debug!(kind = write.kind, name = write.name, op = label(&write.op), "written");
                 for note in &write.notes {
-                    let object = events::reference(write.kind, &write.name, write.uid.clone());
-                    self.teller.tell(object, note.clone());
+                    if !told.contains(note) {
+                        let object = events::reference(write.kind, &write.name, write.uid.clone());
+                        self.teller.tell(object, note.clone());
+                        told.push(note.clone());
+                    }
                 }
             }
             Err(Failure::NotLeading) => debug!(kind = write.kind, name = write.name, "not leading any more"),
@@ -134,9 +140,15 @@ impl Writer {
         // Those that failed together do not come back together.
         let wait = wait + wait.mul_f64(f64::from(u8::try_from(hash(&write.name) % 100).unwrap_or(0)) / 400.0);
         let not_before = Instant::now() + wait;
-        self.memos.insert(key(&write), Memo { what, refused, tries: again + 1, not_before });
+        self.memos.insert(key(&write), Memo { what, refused, tries: again + 1, told, not_before });
         not_before
     }
+}
+
+/// What was told over the version that is in the snapshot still: the watch has not shown yet what was written then, so
+/// that a pass finds the same transition once more.
+fn told_already<'a>(before: Option<&'a Memo>, base: &Option<String>) -> &'a [Note] {
+    before.filter(|memo| memo.what.1 == *base).map_or(&[], |memo| &memo.told)
 }
 
 /// Why something was not written.
@@ -264,4 +276,25 @@ fn hash(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transition_is_told_once_while_the_watch_lags() {
+        let note = Note { warning: false, reason: "Accepted".into(), text: "the object is valid".into() };
+        let memo = Memo {
+            what: (1, Some("7".into())),
+            refused: false,
+            tries: 1,
+            told: vec![note.clone()],
+            not_before: Instant::now(),
+        };
+        assert_eq!(told_already(Some(&memo), &Some("7".into())), std::slice::from_ref(&note));
+        // Once the watch has moved on, the same words tell of something new.
+        assert!(told_already(Some(&memo), &Some("8".into())).is_empty());
+        assert!(told_already(None, &Some("7".into())).is_empty());
+    }
 }
