@@ -1,5 +1,5 @@
 #!/bin/bash
-# fuzz.sh [SECONDS] [TARGET…]: fuzzes each target (decode, engine, nflog) for so long, one after the other, and says how
+# fuzz.sh [SECONDS] [TARGET…]: fuzzes each target (decode, engine, history, nflog) for so long, one after the other, and says how
 # many executions that were. The corpus grows in ${XDG_CACHE_HOME:-~/.cache}/dmvpn/fuzz; what is found is kept there too,
 # is printed with the command that replays it, and ends the run.
 set -euo pipefail
@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 seconds=${1:-60}
 case $seconds in '' | *[!0-9]*) echo "usage: fuzz.sh [SECONDS] [TARGET...]" >&2; exit 2 ;; esac
 [ $# -gt 0 ] && shift
-[ $# -gt 0 ] || set -- decode engine nflog
+[ $# -gt 0 ] || set -- decode engine history nflog
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/dmvpn/fuzz
 host=$(rustc -vV | sed -n 's/^host: //p')

@@ -3,7 +3,8 @@
 //! | target | what it feeds |
 //! |---|---|
 //! | [`decode`] | the codec: an error or a packet, whose parts can be read and written again |
-//! | [`engine`] | an engine with a history of packets, inputs and time: what it sends can be read, what it wants of the kernel makes sense |
+//! | [`engine`] | an engine that has been through something with one more packet: what it sends can be read, what it wants of the kernel makes sense |
+//! | [`history`] | an engine with a whole history of packets, inputs and time: slower, and reaches more |
 //! | [`nflog`] | the reader of logged packets, and the engine with what it read |
 //!
 //! `make fuzz SECONDS=n` runs each with libFuzzer (feature `libfuzzer`, see `fuzz.sh`); the test `replay` runs the
@@ -11,11 +12,13 @@
 
 mod decode;
 mod engine;
+mod history;
 mod nflog;
 mod seeds;
 
 pub use decode::decode;
 pub use engine::engine;
+pub use history::history;
 pub use nflog::nflog;
 
 /// What can be fuzzed.
@@ -23,21 +26,24 @@ pub use nflog::nflog;
 pub enum Target {
     /// The codec.
     Decode,
-    /// The engine.
+    /// The engine, a packet at a time.
     Engine,
+    /// The engine over time.
+    History,
     /// The reader of NFLOG payloads.
     Nflog,
 }
 
 impl Target {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Decode, Self::Engine, Self::Nflog];
+    pub const ALL: [Self; 4] = [Self::Decode, Self::Engine, Self::History, Self::Nflog];
 
     /// As its program is called.
     pub fn name(self) -> &'static str {
         match self {
             Self::Decode => "decode",
             Self::Engine => "engine",
+            Self::History => "history",
             Self::Nflog => "nflog",
         }
     }
@@ -46,7 +52,8 @@ impl Target {
     pub fn seeds(self) -> Vec<Vec<u8>> {
         match self {
             Self::Decode => seeds::packets(),
-            Self::Engine => seeds::histories(),
+            Self::Engine => seeds::single_packets(),
+            Self::History => seeds::histories(),
             Self::Nflog => seeds::datagrams(),
         }
     }
@@ -71,6 +78,7 @@ impl Target {
         match self {
             Self::Decode => decode(bytes),
             Self::Engine => engine(bytes),
+            Self::History => history(bytes),
             Self::Nflog => nflog(bytes),
         }
     }

@@ -1,6 +1,6 @@
 //! What fuzzing starts from: the vectors and captures of the codec's tests.
 
-use crate::engine::step;
+use crate::history::step;
 
 const FILES: [&str; 5] = [
     include_str!("../../nhrp/tests/vectors/cisco-form.hex"),
@@ -32,13 +32,7 @@ pub(crate) fn histories() -> Vec<Vec<u8>> {
             let mut history = vec![who];
             for line in text.lines().filter(|line| !line.starts_with('#')).take(12) {
                 let packet = unhex(line);
-                // The sender's own NBMA address stands in requests, and tells which number it has here.
-                let from = match packet.get(28..32) {
-                    Some([198, ..]) => 1,
-                    Some([203, ..]) => 2,
-                    Some([192, 1, 3, ..]) => 3,
-                    _ => 0,
-                };
+                let from = sender(&packet);
                 history.extend_from_slice(&[step::PACKET, from]);
                 history.extend_from_slice(&(packet.len() as u16).to_be_bytes());
                 history.extend_from_slice(&packet);
@@ -55,6 +49,32 @@ pub(crate) fn histories() -> Vec<Vec<u8>> {
         histories.push(history);
     }
     histories
+}
+
+/// The number that a packet's likely sender has here: its NBMA address stands in requests.
+fn sender(packet: &[u8]) -> u8 {
+    match packet.get(28..32) {
+        Some([198, ..]) => 1,
+        Some([203, ..]) => 2,
+        Some([192, 1, 3, ..]) => 3,
+        _ => 0,
+    }
+}
+
+/// Each packet for several engines; what may come back to what they sent last; hairpins.
+pub(crate) fn single_packets() -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    for (number, packet) in (0_u8..).zip(packets()) {
+        for which in [number, number.wrapping_mul(7), number.wrapping_add(40)] {
+            all.push([&[which, 0, sender(&packet), 0][..], &packet].concat());
+        }
+    }
+    for which in 0..80 {
+        all.push(vec![which, 2, which % 4, 0xe0 | which % 16]);
+        all.push(vec![which, 2, 0, 0, 47, 0, 40, 0]);
+        all.extend(ip_packets().iter().map(|packet| [&[which, 3, 0, 0xe3][..], packet].concat()));
+    }
+    all
 }
 
 /// Starts of IP packets between two spokes.

@@ -16,6 +16,11 @@ fn engine() {
 }
 
 #[test]
+fn history() {
+    replay(Target::History);
+}
+
+#[test]
 fn nflog() {
     replay(Target::Nflog);
 }
