@@ -51,6 +51,9 @@ impl Engine {
         }
         if cie.code != 0 {
             let code = CieCode::from(cie.code);
+            if code == CieCode::NoBinding && self.outlasts_refusal(now, key, from) {
+                return;
+            }
             return self.negative(now, key, format!("refused: {code}"));
         }
         let (Some(via), Some(nbma)) = (cie.proto, cie.nbma) else {
@@ -159,6 +162,9 @@ impl Engine {
         let egress = shortcut.via.and_then(|via| self.bindings.get(&via)).map(|binding| binding.nbma);
         if from != shortcut.nhs && Some(from) != egress && strict {
             return self.drop(now, DropReason::WrongSender, Some(from));
+        }
+        if code == ErrorCode::ProtocolAddressUnreachable && self.outlasts_refusal(now, key, from) {
+            return;
         }
         self.negative(now, key, format!("error: {code}"));
     }

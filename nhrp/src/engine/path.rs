@@ -283,6 +283,12 @@ impl Engine {
         self.bindings.get(&via).is_some_and(used)
     }
 
+    /// Whether the way to this egress is watched, and the last question but the one that is out was answered.
+    pub(crate) fn path_answers(&self, via: IpAddr) -> bool {
+        let good = |path: &Path| path.good.is_some() && path.trial.as_ref().is_none_or(|it| it.sent <= 1);
+        self.leads_to(via) && self.paths.get(&via).is_some_and(good)
+    }
+
     pub(crate) fn path_due(&mut self, now: Time, via: IpAddr) {
         let used = self.leads_to(via);
         let Some(path) = self.paths.get_mut(&via) else { return };

@@ -28,6 +28,8 @@ use crate::wire::{Builder, Cie, PacketType, ext, flags};
 const RETRY_S: [u64; 6] = [1, 2, 4, 7, 7, 7];
 /// Requests under way at the same time.
 const ASK_BOUND: usize = 1024;
+/// A renewal that an NHS refused is not asked for again before this.
+const AGAIN_MS: u64 = 1_000;
 /// Back-off after the first failure, doubled by each further one.
 const BACKOFF_MS: u64 = 60_000;
 const BACKOFF_MAX_MS: u64 = 600_000;
@@ -415,6 +417,30 @@ impl Engine {
                 self.timers.arm(TimerKey::Shortcut(key), next);
             }
         }
+    }
+
+    /// A renewal that an NHS refuses because it knows no such member: it may be one that we moved to before the member
+    /// did. A way that answers us is not given up for that; the NHS is asked again while there is time. Who is gone
+    /// answers no question, and is purged.
+    pub(crate) fn outlasts_refusal(&mut self, now: Time, key: IpNet, from: IpAddr) -> bool {
+        let Some(shortcut) = self.shortcuts.get(key).filter(|it| it.phase == ShortcutPhase::Up) else {
+            return false;
+        };
+        let answers = shortcut.via.is_some_and(|via| self.path_answers(via));
+        if from != shortcut.nhs || !answers {
+            return false;
+        }
+        if let Some(ask) = shortcut.ask {
+            self.asks.remove(&ask.id);
+            self.answer_taken(ask.id);
+        }
+        let Some(shortcut) = self.shortcuts.get_mut(key) else { return false };
+        shortcut.ask = None;
+        let wait = (shortcut.expires.since(now) / 4).max(AGAIN_MS);
+        let next = now.after(wait).min(shortcut.expires);
+        shortcut.query = (next < shortcut.expires).then_some(next);
+        self.timers.arm(TimerKey::Shortcut(key), next);
+        true
     }
 
     fn why_silent(&self, asked: IpAddr) -> String {

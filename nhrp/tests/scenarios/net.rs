@@ -259,6 +259,16 @@ impl Net {
         snapshot
     }
 
+    /// The host boots: its agent knows nothing, its kernel's tables are empty.
+    pub fn reboot(&mut self, index: usize) {
+        let seed = self.random();
+        let node = &mut self.nodes[index];
+        node.engine = Engine::new(node.config.clone(), seed, self.now);
+        node.neighbours.clear();
+        node.routes.clear();
+        self.drain(index);
+    }
+
     /// The whole host is cut off from everybody (or comes back): neither its agent nor its kernel does anything.
     pub fn cut_off(&mut self, index: usize, off: bool) {
         let own = self.nodes[index].config.nbma.unwrap();

@@ -186,3 +186,66 @@ fn what_is_purged_while_the_way_is_tried_is_not_put_in() {
     assert!(sim.snapshot(A).shortcuts.is_empty());
     assert!(!sim.nodes[A].neighbours.contains_key(&overlay(3)));
 }
+
+/// Straight to the egress's own tunnel address, which no announced prefix covers.
+fn to_b(sim: &mut Net) -> Vec<usize> {
+    sim.ping(A, overlay(2), overlay(3))
+}
+
+/// The hub lost its memory, and the egress has not come back to it yet: asked for a renewal it knows no such member. What
+/// is proven every few seconds is not given up for that.
+#[test]
+fn a_renewal_refused_by_a_hub_that_knows_nothing_yet_costs_no_packet() {
+    let mut sim = triangle(67);
+    sim.watched.clear();
+    to_b(&mut sim);
+    sim.run(1_000);
+    assert_eq!(to_b(&mut sim), [A, B]);
+    let hold = u64::from(sim.nodes[A].config.holding_time) * 1000;
+    sim.watch(A, overlay(2), overlay(3));
+    // Shortly before the renewal.
+    sim.run(hold * 6 / 10);
+    assert_eq!(to_b(&mut sim), [A, B]);
+    sim.cut.extend([(nbma(3), nbma(1)), (nbma(1), nbma(3))]);
+    sim.reboot(0);
+    let refused = |sim: &Net| {
+        let told = sim.wire.iter().filter(|s| s.is(PacketType::ResolutionReply) && s.to == nbma(2));
+        told.filter(|s| s.from == nbma(1) && s.message.cies[0].code == 12).count()
+    };
+    let took = sim.until(hold, |sim| refused(sim) > 0);
+    assert!(took < hold, "nothing was refused");
+    for _ in 0..5 {
+        sim.run(1_000);
+        assert_eq!(to_b(&mut sim), [A, B]);
+    }
+    // The egress comes back to the hub: renewed, without a break.
+    sim.cut.clear();
+    for _ in 0..2 * hold / 1000 {
+        sim.run(1_000);
+        assert_eq!(to_b(&mut sim), [A, B]);
+    }
+    assert!(!sim.has_event(A, |event| matches!(event, Event::ShortcutDown { .. })));
+}
+
+/// But who is gone is given up: the way is proven no more.
+#[test]
+fn a_refused_renewal_ends_a_way_that_answers_nobody() {
+    let mut sim = triangle(68);
+    sim.watched.clear();
+    to_b(&mut sim);
+    sim.run(1_000);
+    assert_eq!(to_b(&mut sim), [A, B]);
+    sim.nodes[B].alive = false;
+    sim.reboot(0);
+    let hold = u64::from(sim.nodes[A].config.holding_time) * 1000;
+    let down = |event: &Event| matches!(event, Event::ShortcutDown { .. });
+    let given_up = (0..hold / 1000).any(|_| {
+        // As long as it is sent there it is used.
+        if sim.path(A, overlay(3)).is_ok() {
+            to_b(&mut sim);
+        }
+        sim.run(1_000);
+        sim.has_event(A, down)
+    });
+    assert!(given_up, "{:?}", sim.nodes[A].events);
+}
