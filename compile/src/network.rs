@@ -67,6 +67,7 @@ impl<'a> Network<'a> {
         network.read_addressing();
         network.read_hubs();
         network.read_mappings();
+        network.check_two_ends();
         network.claim_static_addresses();
         network.check_in_band();
         network
@@ -325,6 +326,44 @@ impl<'a> Network<'a> {
         self.mappings.sort_by_key(|m| m.overlay);
     }
 
+    /// Without NHRP nobody finds anybody: a tunnel has two ends, and both are named.
+    fn check_two_ends(&mut self) {
+        let spec = &self.object.spec;
+        if spec.nhrp.mode == NhrpMode::Enabled {
+            return;
+        }
+        let running = spec.hubs.iter().filter(|hub| hub.mode != HubMode::Disabled).count();
+        if running != 1 {
+            let message = format!(
+                "without NHRP (nhrp.mode: Disabled) a tunnel has two ends: state one hub, not {running}; a hub for many \
+                 spokes needs nhrp.mode: Enabled"
+            );
+            self.faults.reject(Reason::SettingConflict, "spec.hubs", message);
+        }
+        let mappings = spec.nhrp.static_mappings.len();
+        if mappings != 1 {
+            let message = format!(
+                "without NHRP (nhrp.mode: Disabled) the hub has to be told of the other end of its tunnel: state one \
+                 mapping with its overlayAddress, nbmaAddress and subnets, not {mappings}"
+            );
+            self.faults.reject(Reason::SettingConflict, "spec.nhrp.staticMappings", message);
+        }
+    }
+
+    /// Why these addresses cannot be a spoke's in a network without NHRP.
+    pub(crate) fn not_the_other_end(&self, addresses: &[IpAddr]) -> Option<String> {
+        let [end] = self.mappings.as_slice() else { return None };
+        if self.object.spec.nhrp.mode == NhrpMode::Enabled || addresses.is_empty() {
+            return None;
+        }
+        (!addresses.contains(&end.overlay)).then(|| {
+            format!(
+                "without NHRP the hub of DmvpnNetwork/{} has a tunnel to {} alone (nhrp.staticMappings): use that address",
+                self.name, end.overlay
+            )
+        })
+    }
+
     fn read_mapping(&mut self, mapping: &StaticMapping, field: &str) -> Option<MappingView> {
         let overlay = self.read_address(&mapping.overlay_address, &format!("{field}.overlayAddress"))?;
         let nbma = self.read_address(&mapping.nbma_address, &format!("{field}.nbmaAddress"))?;
@@ -350,7 +389,10 @@ impl<'a> Network<'a> {
                 self.faults.degrade(reason, format!("{field}.subnets[{i}]"), message);
                 return None;
             }
-            self.prefixes.insert(*subnet, &owner);
+            // Without NHRP it is the same site as the spoke at the other end, which may name them too.
+            if self.object.spec.nhrp.mode == NhrpMode::Enabled {
+                self.prefixes.insert(*subnet, &owner);
+            }
         }
         Some(MappingView { overlay, nbma, subnets })
     }

@@ -106,6 +106,10 @@ fn nhs(network: &Network<'_>, server: &HubView<'_>) -> EndpointNhs {
         mode: server.hub.mode,
         overlay_addresses: server.addresses.clone(),
         nbma: server.hub.nbma.clone(),
+        subnets: match network.object.spec.nhrp.mode {
+            NhrpMode::Disabled => server.advertise.clone(),
+            NhrpMode::Enabled => Vec::new(),
+        },
         identity: server.hub.identity.clone(),
     }
 }

@@ -121,6 +121,9 @@ impl<'a> Spoke<'a> {
                 self.faults.reject(Reason::Invalid, format!("spec.hubs[{i}]"), message);
             }
         }
+        if let Some(message) = network.not_the_other_end(&self.addresses) {
+            self.faults.reject(Reason::SettingConflict, "spec.overlayAddresses", message);
+        }
         if self.external() && self.addresses.is_empty() {
             let message = format!(
                 "an External spoke needs the overlay address of its router: add overlayAddresses from the overlay of \

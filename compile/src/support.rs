@@ -2,8 +2,8 @@
 //! silence. Whoever builds a feature removes its row.
 
 use crds::network::{
-    DmvpnNetworkSpec, DscpPolicy, InterfaceState, IpsecMode, MtuPolicy, NhrpMode, RegistrationPolicy,
-    RoutingProtocol, UnderlayFamily,
+    DmvpnNetworkSpec, DscpPolicy, InterfaceState, IpsecMode, MtuPolicy, RegistrationPolicy, RoutingProtocol,
+    UnderlayFamily,
 };
 use crds::spoke::{DmvpnSpokeSpec, PodCidrPolicy};
 use crds::{Reason, schema};
@@ -80,7 +80,6 @@ const NETWORK: &[Row<DmvpnNetworkSpec>] = &[
         },
         instead: "use Clear",
     },
-    Row { asked: |s| some("spec.tunnel.keepalive", s.tunnel.keepalive.as_ref()), instead: "remove it" },
     Row {
         asked: |s| {
             let state = s.tunnel.interface_state;
@@ -89,10 +88,6 @@ const NETWORK: &[Row<DmvpnNetworkSpec>] = &[
         instead: "use Always",
     },
     Row { asked: |s| some("spec.tunnel.vrf", s.tunnel.vrf.as_ref()), instead: "remove it" },
-    Row {
-        asked: |s| when(s.nhrp.mode != NhrpMode::Enabled, "spec.nhrp.mode", s.nhrp.mode),
-        instead: "use Enabled",
-    },
     Row {
         asked: |s| {
             let policy = s.registration.policy;

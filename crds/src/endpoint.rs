@@ -341,6 +341,10 @@ pub struct EndpointNhs {
     /// Underlay addresses or names.
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
     pub nbma: Vec<crate::network::Nbma>,
+    /// Prefixes behind it that are routed there as they stand; only without NHRP, which tells them otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "set"))]
+    pub subnets: Vec<Cidr>,
     /// IKE identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "bounds::identity")]

@@ -15,6 +15,7 @@
 //! | `sys` | system calls; the only file with `unsafe` |
 //! | `nhrp_socket`, `copy_socket` | NHRP packets, copies of multicast |
 //! | `nflog`, `nft` | capture, rules |
+//! | `keepalive_socket` | GRE keepalives of point-to-point tunnels |
 //! | `icmp` | hosts that say that they do not take our GRE |
 
 #![deny(unsafe_code)]
@@ -22,6 +23,7 @@
 mod copy_socket;
 mod error;
 mod icmp;
+mod keepalive_socket;
 mod kernel;
 pub mod model;
 mod monitor;
@@ -37,6 +39,7 @@ mod writer;
 pub use copy_socket::CopySocket;
 pub use error::Error;
 pub use icmp::{GreRefused, IcmpSocket};
+pub use keepalive_socket::{Keepalive, KeepaliveSocket};
 pub use kernel::{Applied, Kernel};
 pub use nflog::{Logged, Nflog, packets};
 pub use nhrp_socket::{NhrpSocket, Packets};

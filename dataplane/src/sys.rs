@@ -19,6 +19,8 @@ pub(crate) const ETH_P_NHRP: u16 = 0x2001;
 /// EtherTypes of IPv4 and IPv6.
 pub(crate) const ETH_P_IP: u16 = 0x0800;
 pub(crate) const ETH_P_IPV6: u16 = 0x86dd;
+/// Of every EtherType, and of none.
+pub(crate) const ETH_P_ALL: u16 = 3;
 /// Most packets that one `recvmmsg` or `sendmmsg` carries.
 pub(crate) const BURST: usize = 64;
 /// Longest NHRP packet that is taken, in bytes; a longer one is dropped.
@@ -114,7 +116,18 @@ impl Packet {
         let kind = Type::DGRAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::PACKET, kind, Some(Protocol::from(0)))?;
         receive_buffer(&socket, 4 << 20)?;
-        socket.bind(&link_address(link, Ipv4Addr::UNSPECIFIED)?)?;
+        socket.bind(&link_address(link, ETH_P_NHRP))?;
+        Ok(Self { fd: watched(socket)?, link })
+    }
+
+    /// Opens a socket that takes of what comes in by the link with index `link` what the classic BPF program `filter`
+    /// lets through, and nothing that goes out.
+    pub(crate) fn filtered(link: u32, protocol: u16, filter: &[SockFilter]) -> io::Result<Self> {
+        let kind = Type::DGRAM.nonblocking().cloexec();
+        let socket = Socket::new(Domain::PACKET, kind, Some(Protocol::from(0)))?;
+        socket.attach_filter(filter)?;
+        set_option(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
+        socket.bind(&link_address(link, protocol))?;
         Ok(Self { fd: watched(socket)?, link })
     }
 
@@ -172,18 +185,29 @@ impl AsRawFd for NetlinkFd {
 /// `SO_RCVBUFFORCE`, or what `SO_RCVBUF` allows where the former is refused.
 fn receive_buffer(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
     let wanted = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, wanted)
+        .or_else(|_| SockRef::from(&socket.as_fd()).set_recv_buffer_size(bytes))
+}
+
+/// Sets a socket option whose value is a number.
+fn set_option(
+    socket: &impl AsFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     // SAFETY: the descriptor is open (borrowed for the call); the option value points to a c_int that lives
     // until the call returns, and its length is that of a c_int.
     let result = unsafe {
         libc::setsockopt(
             socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVBUFFORCE,
-            ptr::from_ref(&wanted).cast(),
-            size_of_val(&wanted) as libc::socklen_t,
+            level,
+            name,
+            ptr::from_ref(&value).cast(),
+            size_of_val(&value) as libc::socklen_t,
         )
     };
-    if result == 0 { Ok(()) } else { SockRef::from(&socket.as_fd()).set_recv_buffer_size(bytes) }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn raw_link_address(link: u32, protocol: u16, to: Ipv4Addr) -> libc::sockaddr_ll {
@@ -200,13 +224,13 @@ fn raw_link_address(link: u32, protocol: u16, to: Ipv4Addr) -> libc::sockaddr_ll
     }
 }
 
-fn link_address(link: u32, to: Ipv4Addr) -> io::Result<SockAddr> {
-    let raw = raw_link_address(link, ETH_P_NHRP, to);
+fn link_address(link: u32, protocol: u16) -> SockAddr {
+    let raw = raw_link_address(link, protocol, Ipv4Addr::UNSPECIFIED);
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: sockaddr_ll is a socket address type, plain old data, and smaller than the zeroed storage.
     *unsafe { storage.view_as::<libc::sockaddr_ll>() } = raw;
     // SAFETY: the storage holds a sockaddr_ll, and the length is that of a sockaddr_ll.
-    Ok(unsafe { SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as libc::socklen_t) })
+    unsafe { SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as libc::socklen_t) }
 }
 
 fn zeroed_headers(n: usize) -> Vec<libc::mmsghdr> {

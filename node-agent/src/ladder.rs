@@ -15,6 +15,8 @@ pub struct Ground {
     pub suspended: bool,
     /// Why there is no tunnel link or no underlay address; `None`: all is well.
     pub trouble: Option<Trouble>,
+    /// So many keepalives in a row came back from nobody; `None`: the other end answers, or is not asked.
+    pub unanswered: Option<u32>,
 }
 
 /// Why a tunnel cannot start: reason, and cause with cure.
@@ -75,37 +77,8 @@ impl Rung {
 
 /// Where one hub stands.
 pub fn hub(ground: &Ground, path: &Path, nhs: Option<&NhsState>) -> Rung {
-    if let Some(rung) = below(ground) {
+    if let Some(rung) = below(ground).or_else(|| blocked(path)) {
         return rung;
-    }
-    match path {
-        Path::Clear => {}
-        Path::NameUnresolved(name) => {
-            return Rung::at(
-                State::Intf,
-                Reason::NameNotResolved,
-                format!("the hub's name {name} has no address: check DNS on this node"),
-            );
-        }
-        Path::NoRoute(nbma) => {
-            return Rung::at(
-                State::Intf,
-                Reason::NoRouteToHub,
-                format!(
-                    "no valid route to the hub's NBMA address {nbma}: add a route or a default route on the underlay"
-                ),
-            );
-        }
-        Path::Recursive(nbma) => {
-            return Rung::at(
-                State::Intf,
-                Reason::RecursiveRouting,
-                format!(
-                    "the hub's NBMA address {nbma} is routed through the tunnel itself: withdraw the overlay route that \
-                     covers it, or give it a more specific route on the underlay"
-                ),
-            );
-        }
     }
     let Some(nhs) = nhs else {
         return Rung::at(State::Nhrp, Reason::Starting, "NHRP has not started yet");
@@ -123,6 +96,11 @@ pub fn hub(ground: &Ground, path: &Path, nhs: Option<&NhsState>) -> Rung {
             Rung::at(State::Nhrp, reason, format!("{message}: {}", reason.cure()))
         }
     }
+}
+
+/// Where the other end of a tunnel without NHRP stands: with a way to it the tunnel is up.
+pub fn other_end(ground: &Ground, path: &Path) -> Rung {
+    below(ground).or_else(|| blocked(path)).unwrap_or_else(Rung::up)
 }
 
 /// The same for a hub whose host says by ICMP that it has no tunnel for our GRE key: its silence has a reason.
@@ -144,12 +122,42 @@ pub fn tunnel(ground: &Ground, hubs: &[Rung]) -> Rung {
     hubs.iter().min_by_key(|r| r.state).cloned().unwrap_or_else(Rung::up)
 }
 
+/// Why nothing that is sent to a hub gets there; `None`: nothing is known against it.
+fn blocked(path: &Path) -> Option<Rung> {
+    let (reason, message) = match path {
+        Path::Clear => return None,
+        Path::NameUnresolved(name) => {
+            (Reason::NameNotResolved, format!("the hub's name {name} has no address: check DNS on this node"))
+        }
+        Path::NoRoute(nbma) => (
+            Reason::NoRouteToHub,
+            format!(
+                "no valid route to the hub's NBMA address {nbma}: add a route or a default route on the underlay"
+            ),
+        ),
+        Path::Recursive(nbma) => (
+            Reason::RecursiveRouting,
+            format!(
+                "the hub's NBMA address {nbma} is routed through the tunnel itself: withdraw the overlay route that \
+                 covers it, or give it a more specific route on the underlay"
+            ),
+        ),
+    };
+    Some(Rung::at(State::Intf, reason, message))
+}
+
 fn below(ground: &Ground) -> Option<Rung> {
     if ground.suspended {
         let message = "spec.suspend is true: set it to false to bring the tunnel up";
         return Some(Rung::at(State::AdminDown, Reason::Suspended, message));
     }
-    ground.trouble.as_ref().map(|t| Rung::at(State::Intf, t.reason, t.message.clone()))
+    if let Some(trouble) = &ground.trouble {
+        return Some(Rung::at(State::Intf, trouble.reason, trouble.message.clone()));
+    }
+    let unanswered = ground.unanswered?;
+    let reason = Reason::KeepaliveLost;
+    let message = format!("{unanswered} keepalives in a row did not come back: {}", reason.cure());
+    Some(Rung::at(State::Intf, reason, message))
 }
 
 #[cfg(test)]
@@ -162,8 +170,10 @@ mod tests {
 
     #[test]
     fn climbs_in_order() {
-        let down =
-            Ground { suspended: false, trouble: Some(Trouble::new(Reason::InterfaceDown, "eth0 is down")) };
+        let down = Ground {
+            trouble: Some(Trouble::new(Reason::InterfaceDown, "eth0 is down")),
+            ..Ground::default()
+        };
         let well = Ground::default();
         let nbma: IpAddr = "192.0.2.2".parse().expect("address");
         let up = nhs(NhsPhase::Responding, "");
@@ -231,7 +241,7 @@ mod tests {
         let waiting = Rung::at(State::Nhrp, Reason::NoAnswer, "x");
         assert_eq!(tunnel(&well, &[Rung::up(), waiting.clone()]), waiting);
         assert_eq!(tunnel(&well, &[]), Rung::up());
-        let suspended = Ground { suspended: true, trouble: None };
+        let suspended = Ground { suspended: true, ..Ground::default() };
         assert_eq!(tunnel(&suspended, &[Rung::up()]).state, State::AdminDown);
     }
 }

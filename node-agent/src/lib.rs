@@ -25,6 +25,7 @@ pub mod backoff;
 pub mod chatter;
 pub mod clock;
 pub mod drivers;
+pub mod keepalive;
 pub mod kubernetes;
 pub mod ladder;
 pub mod plan;

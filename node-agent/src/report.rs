@@ -43,7 +43,7 @@ fn tunnel(t: &Tunnel, now: Time) -> view::Tunnel {
             Role::Spoke => view::Role::Spoke,
             Role::HubSpoke => view::Role::HubSpoke,
         },
-        line_up: t.link != 0 && t.ground.trouble.is_none() && !spec.suspend,
+        line_up: t.link != 0 && t.ground.trouble.is_none() && t.ground.unanswered.is_none() && !spec.suspend,
         admin_up: !spec.suspend,
         state: rung.state,
         reason: rung.reason,
@@ -60,9 +60,19 @@ fn tunnel(t: &Tunnel, now: Time) -> view::Tunnel {
         network_id: spec.nhrp.network_id,
         holding_time: spec.nhrp.hold_time_seconds,
         protection: String::new(),
+        keepalive: t.keepalives.as_ref().map(|driver| {
+            let (tally, settings) = (driver.tally(), spec.tunnel.keepalive.as_ref());
+            view::Keepalive {
+                period_seconds: settings.map(|it| it.period_seconds),
+                retries: settings.map(|it| it.retries),
+                sent: tally.sent,
+                returned: tally.returned,
+                answered: tally.answered,
+            }
+        }),
         interface_state_control: spec.tunnel.interface_state == crds::network::InterfaceState::FollowNHS,
-        nhs: nhs(t, &snapshot, now),
-        peers: peers(t, &snapshot),
+        nhs: if t.speaks_nhrp() { nhs(t, &snapshot, now) } else { Vec::new() },
+        peers: if t.speaks_nhrp() { peers(t, &snapshot) } else { other_end(t, now) },
         cache: cache(&snapshot),
         traffic: traffic(&snapshot),
     }
@@ -119,6 +129,34 @@ fn nhs(t: &Tunnel, snapshot: &Snapshot, now: Time) -> Vec<Nhs> {
         });
     }
     all
+}
+
+/// The other end of a tunnel without NHRP, as a static peer with its prefixes.
+fn other_end(t: &Tunnel, now: Time) -> Vec<Peer> {
+    let spec = &t.spec;
+    let nbma = t.wanted.as_ref().and_then(|wanted| wanted.link.remote);
+    let (rung, since) = match t.rung() {
+        Some((rung, since)) => (rung.state, Some(now.since(*since) / 1000)),
+        None => (State::Intf, None),
+    };
+    let peer = |address: IpAddr, target: IpNet, route: bool| Peer {
+        nbma,
+        claimed_nbma: None,
+        address,
+        target,
+        state: rung,
+        up_down_seconds: since,
+        attributes: Attributes { is_static: true, route_installed: route, ..Attributes::default() },
+    };
+    let hubs =
+        spec.nhs.iter().flat_map(|hub| hub.overlay_addresses.iter().map(move |it| (*it, &hub.subnets)));
+    let mapped = spec.nhrp.static_mappings.iter().map(|it| (it.overlay_address, &it.subnets));
+    let mut peers = Vec::new();
+    for (address, subnets) in hubs.chain(mapped) {
+        peers.push(peer(address, IpNet::from(address), false));
+        peers.extend(subnets.iter().map(|subnet| peer(address, subnet.0, true)));
+    }
+    peers
 }
 
 /// Peers: every binding of another host, and the shortcuts through it.

@@ -5,13 +5,15 @@ use std::net::IpAddr;
 
 use crds::Reason;
 use crds::endpoint::DmvpnEndpointSpec;
-use crds::network::Phase;
+use crds::network::{NhrpMode, Phase};
 use dataplane::model::{Observed, Op, Route};
 use ipnet::IpNet;
 use nhrp::{Engine, Event, Input, LinkId, Output, Snapshot, Time};
+use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use crate::chatter::Chatter;
+use crate::drivers::keepalive::{KeepaliveDriver, Line};
 use crate::drivers::multicast::Copier;
 use crate::drivers::nhrp::NhrpDriver;
 use crate::ladder::{self, Ground, Path, Rung, Trouble};
@@ -66,6 +68,8 @@ pub struct Tunnel {
     pub engine: Option<Engine>,
     /// The NHRP socket.
     pub socket: Option<NhrpDriver>,
+    /// Sends and answers keepalives.
+    pub keepalives: Option<KeepaliveDriver>,
     /// Sends copies of multicast, from the first one on.
     pub copier: Option<Copier>,
     /// Set while it withdraws.
@@ -104,6 +108,7 @@ impl Tunnel {
         let ground = Ground {
             suspended: spec.suspend,
             trouble: Some(Trouble::new(Reason::Starting, "the agent has not looked at the underlay yet")),
+            unanswered: None,
         };
         Self {
             spec,
@@ -114,6 +119,7 @@ impl Tunnel {
             paths: BTreeMap::new(),
             engine: None,
             socket: None,
+            keepalives: None,
             copier: None,
             leaving: None,
             withdrawn: false,
@@ -176,6 +182,7 @@ impl Tunnel {
         self.engine = None;
         self.configured = None;
         self.socket = None;
+        self.keepalives = None;
         self.copier = None;
         self.leaving = None;
         self.withdrawn = false;
@@ -206,7 +213,7 @@ impl Tunnel {
         now: Time,
     ) {
         let Some(wanted) = &self.wanted else { return };
-        if self.link == 0 || self.spec.suspend || self.leaving.is_some() {
+        if self.link == 0 || self.spec.suspend || self.leaving.is_some() || !self.speaks_nhrp() {
             return;
         }
         let usable = self.ground.trouble.is_none() && !self.all_paths_recursive();
@@ -248,6 +255,55 @@ impl Tunnel {
             }
         }
         self.configured = Some(config);
+    }
+
+    /// Whether it has an NHRP engine: else the endpoint itself says where everything is.
+    pub fn speaks_nhrp(&self) -> bool {
+        self.spec.nhrp.mode == NhrpMode::Enabled
+    }
+
+    /// Sees to it that keepalives are answered, and sent where they are asked for. Phase 1 alone has them: a multipoint
+    /// link has no other end, but a hub of Phase 1 answers its spokes' too.
+    ///
+    /// # Errors
+    /// When a socket cannot be opened.
+    pub fn watch_line(&mut self, network: &str, news: &mpsc::Sender<String>) -> Result<(), dataplane::Error> {
+        let v4 = |address| match address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        };
+        let line =
+            self.wanted.as_ref().filter(|_| self.spec.phase == Phase::Phase1 && !self.ground.suspended);
+        let line = line.and_then(|wanted| {
+            Some(Line {
+                link: self.link,
+                local: v4(wanted.link.local)?,
+                remote: wanted.link.remote.and_then(v4),
+                key: wanted.link.key,
+                settings: self.spec.tunnel.keepalive.clone(),
+            })
+        });
+        if line.as_ref() != self.keepalives.as_ref().map(KeepaliveDriver::line) {
+            self.keepalives = None;
+            if let Some(line) = line {
+                let started = KeepaliveDriver::start(network, line, news.clone());
+                self.keepalives =
+                    Some(started.inspect_err(|error| warn!(network, %error, "keepalive sockets"))?);
+            }
+        }
+        self.heed_keepalives();
+        Ok(())
+    }
+
+    /// What its keepalives say of the other end; whether that is news.
+    pub fn heed_keepalives(&mut self) -> bool {
+        let unanswered = self.keepalives.as_ref().and_then(|driver| driver.tally().unanswered());
+        let news = unanswered.is_some() != self.ground.unanswered.is_some();
+        self.ground.unanswered = unanswered;
+        if let Some(wanted) = &mut self.wanted {
+            wanted.dead = unanswered.is_some();
+        }
+        news
     }
 
     /// Next hops that the kernel waits for, as a dump shows them: their requests may have been lost.
@@ -351,6 +407,9 @@ impl Tunnel {
             _ => Vec::new(),
         };
         self.silent = states.iter().any(|state| state.reason_code == Reason::NoAnswer.as_str());
+        if !self.speaks_nhrp() {
+            return self.stand_without_nhrp(now);
+        }
         let configured = self.spec.nhs.iter().map(|hub| hub.name.as_str());
         let learned = states.iter().filter(|state| state.learned).map(|state| state.name.as_str());
         let names: BTreeSet<_> = configured.chain(learned).collect();
@@ -379,7 +438,27 @@ impl Tunnel {
             }
         }
         self.refused.retain(|_, at| now.since(*at) < REFUSED_MS);
-        let rung = ladder::tunnel(&self.ground, &rungs);
+        self.stands(ladder::tunnel(&self.ground, &rungs), hubs, now);
+    }
+
+    /// Where it stands when there is but one other end, which says nothing.
+    fn stand_without_nhrp(&mut self, now: Time) {
+        let rungs: Vec<_> = self
+            .paths
+            .iter()
+            .map(|(name, path)| (name.clone(), ladder::other_end(&self.ground, path)))
+            .collect();
+        let since = |name: &str, rung: &Rung| match self.standing.hubs.get(name) {
+            Some((old, since)) if old.state == rung.state => *since,
+            _ => now,
+        };
+        let hubs = rungs.iter().map(|(name, rung)| (name.clone(), (rung.clone(), since(name, rung))));
+        let hubs = hubs.collect();
+        let rungs: Vec<_> = rungs.into_iter().map(|(_, rung)| rung).collect();
+        self.stands(ladder::tunnel(&self.ground, &rungs), hubs, now);
+    }
+
+    fn stands(&mut self, rung: Rung, hubs: BTreeMap<String, (Rung, Time)>, now: Time) {
         let since = match &self.standing.tunnel {
             Some((old, since)) if old.state == rung.state => *since,
             _ => {

@@ -110,6 +110,9 @@ pub struct Tunnel {
     pub holding_time: u16,
     /// Name of the IPsec profile; empty: no protection.
     pub protection: String,
+    /// Keepalives of a point-to-point tunnel; absent: none are sent or answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keepalive: Option<Keepalive>,
     /// Interface state control (`if-state nhrp`).
     pub interface_state_control: bool,
     /// Configured NHSs.
@@ -120,6 +123,21 @@ pub struct Tunnel {
     pub cache: Vec<CacheEntry>,
     /// NHRP packets.
     pub traffic: Traffic,
+}
+
+/// Keepalives of a point-to-point tunnel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keepalive {
+    /// Seconds between those that are sent; `None`: none are, only the other end's are answered.
+    pub period_seconds: Option<u16>,
+    /// How many in a row have to be missed before the line is down.
+    pub retries: Option<u8>,
+    /// Sent.
+    pub sent: u64,
+    /// Of those, come back.
+    pub returned: u64,
+    /// The other end's that went back to it.
+    pub answered: u64,
 }
 
 /// How an NHS answers.

@@ -73,7 +73,16 @@ fn ours(tunnel: &Tunnel) -> String {
     words.extend(tunnel.bandwidth_kbps.map(|rate| format!("bandwidth {rate} kbit/s")));
     let addresses: Vec<String> = tunnel.addresses.iter().map(address).collect();
     let all = if addresses.is_empty() { "none".into() } else { addresses.join(", ") };
-    format!("   {}\n   Overlay addresses: {all}\n", words.join(", "))
+    format!("   {}\n   Overlay addresses: {all}\n{}", words.join(", "), keepalive(tunnel))
+}
+
+fn keepalive(tunnel: &Tunnel) -> String {
+    let Some(it) = &tunnel.keepalive else { return String::new() };
+    let set = match (it.period_seconds, it.retries) {
+        (Some(period), Some(retries)) => format!("set ({period} sec), retries {retries}"),
+        _ => "not set".to_owned(),
+    };
+    format!("   Keepalive {set}: {} sent, {} returned, {} answered\n", it.sent, it.returned, it.answered)
 }
 
 /// The address of the headline: Cisco has room for one, the first of IPv4 comes first.

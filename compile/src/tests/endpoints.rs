@@ -255,3 +255,49 @@ fn it_is_told_which_spoke_is_part_of_which_endpoint() {
         .collect();
     assert_eq!(told, ["a a branches-a [10.255.0.11]", "lan hub branches-hub []"]);
 }
+
+#[test]
+fn without_nhrp_both_ends_are_named() {
+    let yaml = include_str!("../../../examples/plain-gre/network.yaml").to_owned()
+        + "---\n"
+        + include_str!("../../../examples/plain-gre/r31.yaml");
+    let nodes = ["hub:dmvpn.io/hub=r11", "branch-a"];
+    let compiled = compile(&inputs(&yaml, &nodes));
+    assert_eq!(compiled.all_faults(), Vec::<String>::new());
+    let hub = &compiled.endpoint("lease-hub").spec;
+    assert_eq!(
+        hub.tunnel.destination.as_ref().and_then(|it| it.address.as_deref()),
+        Some("198.51.100.2"),
+        "point-to-point too"
+    );
+    assert_eq!(hub.nhrp.static_mappings[0].subnets[0].to_string(), "10.20.0.0/24");
+    let spoke = &compiled.endpoint("lease-branch-a").spec;
+    assert_eq!(spoke.nhs[0].subnets[0].to_string(), "10.10.0.0/24");
+    assert_eq!(spoke.tunnel.keepalive.as_ref().map(|it| (it.period_seconds, it.retries)), Some((10, 3)));
+
+    for (from, to, object, want) in [
+        (
+            "  nhrp:\n",
+            "  - {name: r12, overlayAddresses: [10.254.0.1], nbma: [{address: 192.0.2.3}]}\n  nhrp:\n",
+            "DmvpnNetwork/lease",
+            "spec.hubs: without NHRP (nhrp.mode: Disabled) a tunnel has two ends: state one hub, not 2",
+        ),
+        (
+            "    staticMappings:\n    - overlayAddress: 10.254.0.2\n      nbmaAddress: 198.51.100.2\n      subnets: [10.20.0.0/24]\n",
+            "",
+            "DmvpnNetwork/lease",
+            "spec.nhrp.staticMappings: without NHRP (nhrp.mode: Disabled) the hub has to be told of the other end",
+        ),
+        (
+            "overlayAddresses: [10.254.0.2]",
+            "overlayAddresses: [10.254.0.3]",
+            "DmvpnSpoke/r31",
+            "spec.overlayAddresses",
+        ),
+    ] {
+        assert!(yaml.contains(from), "{from}");
+        let compiled = compile(&inputs(&yaml.replace(from, to), &nodes));
+        let faults = compiled.faults(object).join("\n");
+        assert!(faults.contains(want), "{to}: {faults}");
+    }
+}

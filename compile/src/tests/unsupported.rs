@@ -37,8 +37,6 @@ fn networks_that_ask_for_more_are_refused() {
         assert!(faults[0].starts_with("NotSupported "), "{faults:?}");
     }
     for (from, to, want) in [
-        ("Phase3", "Phase1\n  tunnel: {keepalive: {}}", "spec.tunnel.keepalive: "),
-        ("Phase3", "Phase1\n  nhrp: {mode: Disabled}", "spec.nhrp.mode: Disabled"),
         ("name: hub1,", "name: hub1, identity: h.example.net,", "spec.hubs[0].identity: h.example.net"),
         ("name: hub1,", "name: hub1, tunnelSource: {vrf: red},", "spec.hubs[0].tunnelSource.vrf: red"),
     ] {

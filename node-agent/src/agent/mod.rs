@@ -81,6 +81,7 @@ pub struct Agent {
     to_bursts: mpsc::Sender<Burst>,
     to_hairpins: mpsc::Sender<Logged>,
     to_multicast: mpsc::Sender<Logged>,
+    to_lines: mpsc::Sender<String>,
 }
 
 /// Where the agent's task listens.
@@ -122,6 +123,7 @@ impl Agent {
         let (to_multicast, mut multicast) = mpsc::channel(256);
         let (to_resolved, mut resolved) = mpsc::channel(16);
         let (to_refused, mut refused) = mpsc::channel(16);
+        let (to_lines, mut lines) = mpsc::channel(16);
         if let Err(error) = icmp::start(to_refused) {
             warn!(%error, "wrong keys will look like silent hubs");
         }
@@ -145,6 +147,7 @@ impl Agent {
             to_bursts,
             to_hairpins,
             to_multicast,
+            to_lines,
         };
         let first = inlets.desired.borrow_and_update().clone();
         agent.configure(first);
@@ -176,6 +179,7 @@ impl Agent {
                 Some(packet) = multicast.recv() => agent.multicast(packet),
                 Some(answer) = resolved.recv() => agent.resolved(answer),
                 Some(refused) = refused.recv() => agent.refused(refused),
+                Some(network) = lines.recv() => agent.line_changed(&network),
                 Some(request) = inlets.requests.recv() => {
                     let _ = request.send(agent.report());
                 }
@@ -356,6 +360,17 @@ impl Agent {
         info!(name = answer.name, addresses = ?answer.addresses, "hub's name resolved");
         self.names.insert(answer.name, answer.addresses);
         self.reconcile_at = clock::now();
+    }
+
+    /// The other end of a point-to-point tunnel went, or is there again.
+    fn line_changed(&mut self, network: &str) {
+        let now = clock::now();
+        let Some(tunnel) = self.tunnels.get_mut(network) else { return };
+        if tunnel.heed_keepalives() {
+            tunnel.stirred = true;
+            tunnel.stand(now);
+            self.reconcile_at = now;
+        }
     }
 
     /// A host says that it has no tunnel for what we sent it.

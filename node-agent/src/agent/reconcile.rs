@@ -199,7 +199,11 @@ impl Agent {
             return;
         }
         tunnel.paths = underlay::paths(&self.kernel, tunnel, &self.names).await;
-        if tunnel.socket.as_ref().is_none_or(|s| s.link() != tunnel.link) && !tunnel.ground.suspended {
+        if tunnel.watch_line(network, &self.to_lines).is_err() {
+            self.reconcile_at = now.after(RETRY_MS);
+        }
+        let speaks = tunnel.speaks_nhrp() && !tunnel.ground.suspended;
+        if tunnel.socket.as_ref().is_none_or(|s| s.link() != tunnel.link) && speaks {
             match NhrpDriver::open(network, tunnel.link, self.to_bursts.clone()) {
                 Ok(socket) => tunnel.socket = Some(socket),
                 Err(error) => {

@@ -161,6 +161,12 @@ pub(super) async fn paths(
         };
         paths.insert(hub.name.clone(), path);
     }
+    if !tunnel.speaks_nhrp() {
+        for end in &tunnel.spec.nhrp.static_mappings {
+            let path = path(kernel, &[end.nbma_address], tunnel).await;
+            paths.insert(end.overlay_address.to_string(), path);
+        }
+    }
     for hub in tunnel.engine.iter().flat_map(nhrp::Engine::hubs).filter(|hub| hub.learned) {
         paths.insert(hub.name.to_owned(), path(kernel, hub.nbma, tunnel).await);
     }

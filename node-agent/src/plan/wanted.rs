@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crds::endpoint::{DmvpnEndpointSpec, Role};
-use crds::network::{MulticastMode, Phase};
+use crds::network::{MulticastMode, NhrpMode, Phase};
 use dataplane::model::{Address, GreLink, Neighbour, Op, Route, Target};
 use dataplane::nft::{Capture, Ruleset, Use};
 use ipnet::IpNet;
@@ -88,6 +88,8 @@ pub struct Wanted {
     visitors: BTreeMap<IpAddr, Time>,
     /// IPv4 routes of the underlay, once they were looked at: only needed with a default route by the tunnel.
     pub underlay: Option<Vec<Route>>,
+    /// The other end of a point-to-point tunnel answers no keepalive: nothing is routed there.
+    pub dead: bool,
 }
 
 /// What is wanted for an overlay host. A hub has one of these for each spoke.
@@ -118,7 +120,8 @@ impl Wanted {
         // What lies in a summary of ours and is nowhere must not follow a route that leads on: others send it here.
         let summaries = spec.advertise.iter().filter(|p| p.prefix_len() > 0);
         let ends_here = spec.overlay.iter().chain(summaries);
-        let fixed = ends_here.map(|p| ((p.0, LAST_RESORT), Way::Unreachable)).collect();
+        let mut fixed: BTreeMap<_, _> = ends_here.map(|p| ((p.0, LAST_RESORT), Way::Unreachable)).collect();
+        fixed.extend(other_end(spec));
         // A point-to-point link carries multicast by itself: with a copy of ours the hub would have it twice.
         let settings = spec.nhrp.multicast.as_ref().filter(|_| remote.is_none());
         let multicast = settings.and_then(|multicast| match multicast.mode {
@@ -161,6 +164,7 @@ impl Wanted {
             visitors: BTreeMap::new(),
             metrics: Metrics::new(spec.routing.metric),
             underlay: None,
+            dead: false,
         }
     }
 
@@ -171,7 +175,8 @@ impl Wanted {
         let visitors = std::mem::take(&mut self.visitors);
         let assigned = std::mem::take(&mut self.assigned);
         let underlay = self.underlay.take();
-        *self = Self { learned, hosts, visitors, assigned, underlay, ..new };
+        let dead = self.dead && new.link.remote == self.link.remote;
+        *self = Self { learned, hosts, visitors, assigned, underlay, dead, ..new };
     }
 
     /// Forgets what the engine found out.
@@ -235,7 +240,7 @@ impl Wanted {
                     true => drop(self.host(via, |host| host.routed = true)),
                     false => drop(self.learned.insert((prefix, kind), via)),
                 }
-                if !self.may_be_put(prefix) {
+                if self.dead || !self.may_be_put(prefix) {
                     return None;
                 }
                 Some(Op::PutRoute(self.route(prefix, self.metrics.of(kind), way(prefix, via), link)))
@@ -247,6 +252,9 @@ impl Wanted {
                     }
                     false => self.learned.remove(&(prefix, kind)),
                 }?;
+                if self.dead {
+                    return None;
+                }
                 let metric = self.metrics.of(kind);
                 // A fixed route of the same place stays.
                 match self.fixed.get(&(prefix, metric)) {
@@ -281,7 +289,13 @@ impl Wanted {
         let routed = self.hosts.iter().filter(|(_, host)| host.routed);
         let metric = self.metrics.of(RouteKind::Host);
         all.extend(routed.map(|(overlay, _)| ((IpNet::from(*overlay), metric), Way::Direct)));
-        all.into_iter().map(move |((prefix, metric), way)| self.route(prefix, metric, way, link))
+        let all = all.into_iter().filter(|(_, way)| self.leads(*way));
+        all.map(move |((prefix, metric), way)| self.route(prefix, metric, way, link))
+    }
+
+    /// Whether routes of this kind are put in: not into a tunnel whose other end is away.
+    fn leads(&self, way: Way) -> bool {
+        !self.dead || way == Way::Unreachable
     }
 
     /// The next hop of an IPv4 default route that a hub told.
@@ -321,7 +335,8 @@ impl Wanted {
     /// That default route, on a link with index `link`.
     pub fn default_route(&self, link: u32) -> Option<Route> {
         let metric = self.metrics.of(RouteKind::Announced);
-        Some(self.route(default_route(), metric, Way::Via(self.default_gateway()?), link))
+        let way = Some(Way::Via(self.default_gateway()?)).filter(|way| self.leads(*way))?;
+        Some(self.route(default_route(), metric, way, link))
     }
 
     fn may_be_put(&self, prefix: IpNet) -> bool {
@@ -343,7 +358,7 @@ impl Wanted {
                 && route.metric == self.metrics.of(RouteKind::Host)
         });
         let way = host.map(|_| Way::Direct).or(learned).or_else(|| self.fixed.get(&key).copied());
-        way.is_some_and(|way| self.route(route.prefix, route.metric, way, link) == *route)
+        way.is_some_and(|way| self.leads(way) && self.route(route.prefix, route.metric, way, link) == *route)
             || self.pins().is_some_and(|pins| pins.contains(route))
     }
 
@@ -375,6 +390,20 @@ fn is_to_host(prefix: IpNet, kind: RouteKind, via: IpAddr) -> bool {
 /// 0.0.0.0/0: of IPv6 there is no underlay that it could take over.
 fn default_route() -> IpNet {
     IpNet::V4(ipnet::Ipv4Net::default())
+}
+
+/// Routes to the other end of a tunnel without NHRP, and to what is behind it: what the endpoint says is all there is.
+fn other_end(spec: &DmvpnEndpointSpec) -> Vec<((IpNet, u32), Way)> {
+    if spec.nhrp.mode == NhrpMode::Enabled {
+        return Vec::new();
+    }
+    let metrics = Metrics::new(spec.routing.metric);
+    let mapped = spec.nhrp.static_mappings.iter();
+    let hosts = spec.nhs.iter().flat_map(|hub| &hub.overlay_addresses);
+    let hosts = hosts.chain(mapped.clone().map(|it| &it.overlay_address));
+    let prefixes = spec.nhs.iter().flat_map(|hub| &hub.subnets).chain(mapped.flat_map(|it| &it.subnets));
+    let hosts = hosts.map(|host| ((IpNet::from(*host), metrics.of(RouteKind::Host)), Way::Direct));
+    hosts.chain(prefixes.map(|it| ((it.0, metrics.of(RouteKind::Registered)), Way::Direct))).collect()
 }
 
 /// What of multicast the kernel hands to us.
