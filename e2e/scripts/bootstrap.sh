@@ -126,7 +126,7 @@ if [ "$("$here/guest-kernel.sh" engine)" = guest ] && ! "$here/guest-kernel.sh" 
     step "the running kernel has no GRE or ESP (or this is not root): building the guest kernel once" \
         "(5 to 10 minutes on 2 CPUs)"
     packages=()
-    for p in linux-source-6.1 flex bison bc libelf-dev libssl-dev xz-utils; do
+    for p in linux-source-6.1 patch flex bison bc libelf-dev libssl-dev xz-utils; do
         have_package $p || packages+=($p)
     done
     apt_install "${packages[@]}"

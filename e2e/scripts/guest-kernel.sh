@@ -2,12 +2,14 @@
 # The kernel that ring-3 tests and the demo run on.
 #   guest-kernel.sh engine   "native": the running kernel has GRE, ESP and nft logging (and we are root),
 #                            so network namespaces on this machine do; else "guest"
-#   guest-kernel.sh path     where the guest kernel for this uml.config is kept; status 1 if not built yet
+#   guest-kernel.sh path     where the guest kernel for this uml.config and these patches is kept; status 1 if not
+#                            built yet
 #   guest-kernel.sh build    build it there from Debian's linux-source-6.1 (nothing to do if it exists)
-# Kept outside the clone, keyed by package version, configuration and architecture.
+# Kept outside the clone, keyed by package version, configuration with patches, and architecture.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 config=$here/../guest/uml.config
+patches=("$here"/../guest/uml-*.patch)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/dmvpn
 source_pkg=linux-source-6.1
 objects=1785 # what `make` compiles, links and archives, for the estimate
@@ -22,7 +24,7 @@ source_version() {
 
 kernel_path() {
     local hash
-    hash=$(sha256sum "$config" | cut -c1-16)
+    hash=$(cat "$config" "${patches[@]}" | sha256sum | cut -c1-16)
     echo "$cache/guest-kernel/$(source_version)-$hash-$(uname -m)/linux"
 }
 
@@ -83,6 +85,7 @@ build() {
     tar -C "$tmp" -xf $tar
     (
         cd "$tmp/$source_pkg" &&
+            cat "${patches[@]}" | patch -p1 --no-backup-if-mismatch &&
             make ARCH=um defconfig &&
             scripts/kconfig/merge_config.sh -m .config "$config" &&
             make ARCH=um olddefconfig
@@ -105,5 +108,5 @@ case ${1:-} in
 engine) engine ;;
 path) p=$(kernel_path); echo "$p"; [ -x "$p" ] ;;
 build) build ;;
-*) sed -n '2,8s/^# \?//p' "$0" >&2; exit 2 ;;
+*) sed -n '2,9s/^# \?//p' "$0" >&2; exit 2 ;;
 esac
