@@ -70,7 +70,7 @@ pub(crate) fn single_packets() -> Vec<Vec<u8>> {
         }
     }
     for which in 0..80 {
-        all.push(vec![which, 2, which % 4, 0xe0 | which % 16]);
+        all.push(vec![which, 2, which % 4, 0xe0 | (which % 16)]);
         all.push(vec![which, 2, 0, 0, 47, 0, 40, 0]);
         all.extend(ip_packets().iter().map(|packet| [&[which, 3, 0, 0xe3][..], packet].concat()));
     }
