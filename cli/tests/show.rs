@@ -308,6 +308,7 @@ fn tunnel(network: &str, interface: &str) -> Tunnel {
         network_id: 100,
         holding_time: 600,
         protection: String::new(),
+        hindrance: String::new(),
         keepalive: None,
         interface_state_control: false,
         nhs: vec![],

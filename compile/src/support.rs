@@ -2,8 +2,7 @@
 //! silence. Whoever builds a feature removes its row.
 
 use crds::network::{
-    DmvpnNetworkSpec, DscpPolicy, InterfaceState, IpsecMode, MtuPolicy, RegistrationPolicy, RoutingProtocol,
-    UnderlayFamily,
+    DmvpnNetworkSpec, DscpPolicy, IpsecMode, RegistrationPolicy, RoutingProtocol, UnderlayFamily,
 };
 use crds::spoke::{DmvpnSpokeSpec, PodCidrPolicy};
 use crds::{Reason, schema};
@@ -70,22 +69,9 @@ const NETWORK: &[Row<DmvpnNetworkSpec>] = &[
     },
     Row {
         asked: |s| {
-            when(s.tunnel.mtu_policy != MtuPolicy::Fixed, "spec.tunnel.mtuPolicy", s.tunnel.mtu_policy)
-        },
-        instead: "use Fixed",
-    },
-    Row {
-        asked: |s| {
             when(s.tunnel.dscp_policy != DscpPolicy::Clear, "spec.tunnel.dscpPolicy", s.tunnel.dscp_policy)
         },
         instead: "use Clear",
-    },
-    Row {
-        asked: |s| {
-            let state = s.tunnel.interface_state;
-            when(state != InterfaceState::Always, "spec.tunnel.interfaceState", state)
-        },
-        instead: "use Always",
     },
     Row { asked: |s| some("spec.tunnel.vrf", s.tunnel.vrf.as_ref()), instead: "remove it" },
     Row {

@@ -132,6 +132,7 @@ reasons! {
         "Use the same tunnel.key, and see whether the hub's tunnel is there.";
     KeepaliveLost: "The other end of a point-to-point tunnel sends no keepalive back.",
         "See whether it is up, answers keepalives, and GRE (IP protocol 47) with the same key passes both ways.";
+    Forwarding: "Packets pass through the node.", "Nothing to do.";
     ForwardingDisabled: "The host does not forward.", "Set net.ipv4.ip_forward and net.ipv6.conf.all.forwarding to 1.";
     ReversePathFilter: "Strict reverse path filtering drops packets.", "Set net.ipv4.conf.all.rp_filter to 0 or 2.";
     SharedSecret: "One key for all: anyone can claim any name.", "Use certificates, or a key for each spoke.";

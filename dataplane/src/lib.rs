@@ -16,6 +16,7 @@
 //! | `nhrp_socket`, `copy_socket` | NHRP packets, copies of multicast |
 //! | `nflog`, `nft` | capture, rules |
 //! | `keepalive_socket` | GRE keepalives of point-to-point tunnels |
+//! | `settings` | sysctls that decide whether packets pass through the host |
 //! | `icmp` | hosts that say that they do not take our GRE |
 
 #![deny(unsafe_code)]
@@ -32,6 +33,7 @@ pub mod nflog;
 pub mod nft;
 mod nhrp_socket;
 mod requests;
+mod settings;
 mod sys;
 mod wire;
 mod writer;
@@ -43,3 +45,4 @@ pub use keepalive_socket::{Keepalive, KeepaliveSocket};
 pub use kernel::{Applied, Kernel};
 pub use nflog::{Logged, Nflog, packets};
 pub use nhrp_socket::{NhrpSocket, Packets};
+pub use settings::{Settings, settings};

@@ -215,6 +215,8 @@ pub enum KernelEvent {
         /// Its name.
         table: String,
     },
+    /// A sysctl about forwarding or reverse paths was changed.
+    Settings,
     /// Events were lost: dump everything again.
     Overrun,
 }

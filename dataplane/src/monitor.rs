@@ -29,7 +29,9 @@ pub(crate) const CHANNEL: usize = 4096;
 /// 800 each).
 const RECEIVE_BUFFER: usize = 4 << 20;
 // Multicast groups (linux/rtnetlink.h): link, neighbours, IPv4 and IPv6 addresses and routes.
-const GROUPS: [u32; 6] = [1, 3, 5, 9, 7, 11];
+const GROUPS: [u32; 8] = [1, 3, 5, 9, 7, 11, 24, 25];
+/// RTM_NEWNETCONF.
+const NETCONF: u16 = 80;
 /// NFNLGRP_NFTABLES (linux/netfilter/nfnetlink.h).
 const NFT_GROUP: u32 = 7;
 /// NFNL_SUBSYS_NFTABLES, the high byte of a message's type.
@@ -88,7 +90,11 @@ impl Monitor {
 
     async fn hand_on(&mut self, datagram: &[u8], events: &mpsc::Sender<KernelEvent>) -> Result<(), Gone> {
         for message in frame::messages(datagram) {
-            let Some(event) = message.decode().and_then(|m| self.event(&m)) else { continue };
+            let event = match message.kind {
+                NETCONF => Some(KernelEvent::Settings),
+                _ => message.decode().and_then(|m| self.event(&m)),
+            };
+            let Some(event) = event else { continue };
             match events.try_send(event) {
                 Ok(()) => {}
                 Err(mpsc::error::TrySendError::Full(_)) => self.overrun(events).await?,

@@ -164,6 +164,47 @@ fn what_is_wrong_with_the_underlay_is_told_and_passes() {
     });
 }
 
+/// What keeps packets from passing through the host is none of the tunnel's: it stays Up, and says so.
+#[test]
+fn a_host_that_does_not_forward_is_told_and_passes() {
+    ring3(|lab| {
+        let pair = Pair::start(lab, ("", ""))?;
+        let told = |agent: &Agent, words: &[&str]| {
+            wait::until(SOON, &format!("{words:?}"), || {
+                let tunnel = agent.tunnel(NETWORK)?;
+                ensure!(tunnel.state == State::Up, "{:?}", tunnel.state);
+                let said = &tunnel.hindrance;
+                wait::ensure(words.iter().all(|word| said.contains(word)), || format!("{said:?}"))?;
+                wait::ensure(!words.is_empty() || said.is_empty(), || said.clone())?;
+                let shown = agent.cli("show dmvpn")?;
+                wait::ensure(shown.contains("   Forwarding: ") != words.is_empty(), || shown)
+            })
+        };
+        told(&pair.branch, &[])?;
+        for (agent, key) in [(&pair.branch, "net/ipv4/ip_forward"), (&pair.hub, "net/ipv4/ip_forward")] {
+            agent.host().sysctl(key, "0")?;
+            told(agent, &["ForwardingDisabled", "no IPv4 packets", "net.ipv4.ip_forward"])?;
+            agent.host().sysctl(key, "1")?;
+            told(agent, &[])?;
+        }
+        // Strict alone harms nobody; packets whose way back is another do not get in.
+        let host = pair.host();
+        host.sysctl("net/ipv4/conf/all/rp_filter", "1")?;
+        told(&pair.branch, &[])?;
+        let (lan, hub_lan) = (&pair.scene.site("branch-a")?.lan, pair.scene.site("hub")?.lan_host());
+        lan.ip("addr add 10.77.0.5/32 dev lo")?;
+        // (The router does not answer ARP for such an address either.)
+        lan.run(&["ping", "-c1", "-W2", &hub_lan.to_string()])?;
+        let _ = lan.output(&["ping", "-c3", "-i0.2", "-W1", "-I", "10.77.0.5", &hub_lan.to_string()])?;
+        // It is looked at with the next change.
+        host.ip("route add 10.97.0.0/24 dev lan0")?;
+        told(&pair.branch, &["ReversePathFilter", "strict by net.ipv4.conf.all.rp_filter"])?;
+        host.sysctl("net/ipv4/conf/all/rp_filter", "0")?;
+        told(&pair.branch, &[])?;
+        pair.works(SOON)
+    });
+}
+
 #[test]
 fn a_hub_routed_through_its_own_tunnel_is_told_and_passes() {
     ring3(|lab| {

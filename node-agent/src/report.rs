@@ -43,7 +43,7 @@ fn tunnel(t: &Tunnel, now: Time) -> view::Tunnel {
             Role::Spoke => view::Role::Spoke,
             Role::HubSpoke => view::Role::HubSpoke,
         },
-        line_up: t.link != 0 && t.ground.trouble.is_none() && t.ground.unanswered.is_none() && !spec.suspend,
+        line_up: t.line_is_up(),
         admin_up: !spec.suspend,
         state: rung.state,
         reason: rung.reason,
@@ -55,11 +55,16 @@ fn tunnel(t: &Tunnel, now: Time) -> view::Tunnel {
         source: link.map(|l| l.local),
         destination: link.and_then(|l| l.remote),
         key: spec.tunnel.key,
-        mtu: u32::from(spec.tunnel.mtu),
+        mtu: link.map_or(u32::from(spec.tunnel.mtu), |l| l.mtu),
         bandwidth_kbps: spec.tunnel.bandwidth_kbps,
         network_id: spec.nhrp.network_id,
         holding_time: spec.nhrp.hold_time_seconds,
         protection: String::new(),
+        hindrance: t
+            .hindrance
+            .as_ref()
+            .map(|it| format!("{}: {}", it.reason, it.message))
+            .unwrap_or_default(),
         keepalive: t.keepalives.as_ref().map(|driver| {
             let (tally, settings) = (driver.tally(), spec.tunnel.keepalive.as_ref());
             view::Keepalive {

@@ -29,6 +29,8 @@ pub struct TunnelSummary {
     pub rung: Rung,
     /// What the interface lacks; `None`: it is there, up, with an underlay address.
     pub interface: Option<Trouble>,
+    /// What keeps packets from passing through the host; `None`: nothing that is known of.
+    pub hindrance: Option<Trouble>,
     /// It withdraws and will be taken away.
     pub leaving: bool,
     /// Overlay addresses.
@@ -56,6 +58,7 @@ impl TunnelSummary {
             addresses: tunnel.addresses().collect(),
             nbma: local.filter(|_| interface.is_none()),
             interface,
+            hindrance: tunnel.hindrance.clone(),
             leaving: is_leaving(tunnel),
             peers,
             external,
@@ -67,6 +70,7 @@ impl TunnelSummary {
         tunnel.rung().is_some_and(|(rung, _)| *rung == self.rung)
             && tunnel.addresses().eq(self.addresses.iter().copied())
             && is_leaving(tunnel) == self.leaving
+            && tunnel.hindrance == self.hindrance
             && self.interface.is_none() == has_interface(tunnel)
             && (self.interface.is_some() || tunnel.wanted.as_ref().map(|w| w.link.local) == self.nbma)
     }

@@ -3,14 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use crds::Cidr;
 use crds::Reason;
-use crds::endpoint::DmvpnEndpointSpec;
-use crds::network::{NhrpMode, Phase};
+use crds::endpoint::{DmvpnEndpointSpec, Role};
+use crds::network::{InterfaceState, NhrpMode, Phase};
+use dataplane::Settings;
 use dataplane::model::{Observed, Op, Route};
 use ipnet::IpNet;
 use nhrp::{Engine, Event, Input, LinkId, Output, Snapshot, Time};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
+use view::State;
 
 use crate::chatter::Chatter;
 use crate::drivers::keepalive::{KeepaliveDriver, Line};
@@ -26,6 +29,9 @@ const FAREWELL_MS: u64 = 2_500;
 /// For so long it counts that a host said that it has no tunnel for our key, in milliseconds: a silent hub is asked
 /// more often.
 const REFUSED_MS: u64 = 30_000;
+
+/// For so long it counts that the reverse path filter dropped something, in milliseconds.
+const FILTERED_MS: u64 = 150_000;
 
 /// Why a tunnel withdraws.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +68,10 @@ pub struct Tunnel {
     pub link: u32,
     /// What is known of the way below NHRP.
     pub ground: Ground,
+    /// What in the host's settings keeps packets from passing through it.
+    pub hindrance: Option<Trouble>,
+    /// Packets that the host's reverse path filter had dropped when it was looked at last, and when that had grown.
+    filtered: Option<(u64, Option<Time>)>,
     /// Path to each hub, by name.
     pub paths: BTreeMap<String, Path>,
     /// The engine, once the link exists.
@@ -90,6 +100,8 @@ pub struct Tunnel {
     pub refused: BTreeMap<IpAddr, Time>,
     /// A hub told which hubs there are: their addresses are to be looked at.
     pub told: bool,
+    /// The line went down or came up: its routes follow.
+    pub turned: bool,
     configured: Option<nhrp::Config>,
     standing: Standing,
     chatter: Chatter,
@@ -116,6 +128,8 @@ impl Tunnel {
             wanted: None,
             link: 0,
             ground,
+            hindrance: None,
+            filtered: None,
             paths: BTreeMap::new(),
             engine: None,
             socket: None,
@@ -130,6 +144,7 @@ impl Tunnel {
             silent: false,
             refused: BTreeMap::new(),
             told: false,
+            turned: false,
             configured: None,
             standing: Standing::default(),
             chatter: Chatter::default(),
@@ -191,9 +206,9 @@ impl Tunnel {
         }
     }
 
-    /// Plans the fixed part for underlay address `local` and, of a point-to-point tunnel, the other end.
-    pub fn plan(&mut self, local: IpAddr, remote: Option<IpAddr>) {
-        let mut new = Wanted::new(&self.spec, local, remote);
+    /// Plans the fixed part for underlay address `local`, the other end of a point-to-point tunnel, and an IP MTU.
+    pub fn plan(&mut self, local: IpAddr, remote: Option<IpAddr>, mtu: u32) {
+        let mut new = Wanted::with_mtu(&self.spec, local, remote, mtu);
         new.link.up |= self.engine.is_some();
         match &mut self.wanted {
             Some(wanted) => wanted.replace_fixed(new),
@@ -221,6 +236,7 @@ impl Tunnel {
             link: self.link,
             nbma: usable.then_some(wanted.link.local),
             remote: wanted.link.remote,
+            mtu: u16::try_from(wanted.link.mtu).ok(),
             names: names.clone(),
             passwords: self.passwords.clone(),
         };
@@ -255,6 +271,37 @@ impl Tunnel {
             }
         }
         self.configured = Some(config);
+    }
+
+    /// Whether the host lets packets pass from its LANs into the tunnel, and on a hub from one spoke to another.
+    pub fn look_at_host(&mut self, host: &Settings, now: Time) {
+        let spec = &self.spec;
+        let forwards = spec.role != Role::Spoke || !spec.subnets.is_empty();
+        let prefixes = || spec.overlay.iter().chain(spec.subnets.iter().map(|subnet| &subnet.cidr));
+        let grown = match self.filtered {
+            Some((before, _)) if host.reverse_path_drops > before => Some(now),
+            Some((_, since)) => since.filter(|since| now.since(*since) < FILTERED_MS),
+            None => None,
+        };
+        self.filtered = Some((host.reverse_path_drops, grown));
+        let trouble =
+            |reason: Reason, what: String| Trouble::new(reason, format!("{what}: {}", reason.cure()));
+        let off = |family: &str| {
+            trouble(Reason::ForwardingDisabled, format!("this node forwards no {family} packets"))
+        };
+        self.hindrance = match () {
+            () if forwards && !host.ipv4_forwarding && prefixes().any(Cidr::is_ipv4) => Some(off("IPv4")),
+            () if forwards && !host.ipv6_forwarding && prefixes().any(|p| !p.is_ipv4()) => Some(off("IPv6")),
+            () if !host.strict.is_empty() && grown.is_some() => Some(trouble(
+                Reason::ReversePathFilter,
+                format!(
+                    "packets are dropped by the reverse path filter, which is strict by {} ({} so far)",
+                    host.strict.join(", "),
+                    host.reverse_path_drops
+                ),
+            )),
+            () => None,
+        };
     }
 
     /// Whether it has an NHRP engine: else the endpoint itself says where everything is.
@@ -300,10 +347,31 @@ impl Tunnel {
         let unanswered = self.keepalives.as_ref().and_then(|driver| driver.tally().unanswered());
         let news = unanswered.is_some() != self.ground.unanswered.is_some();
         self.ground.unanswered = unanswered;
-        if let Some(wanted) = &mut self.wanted {
-            wanted.dead = unanswered.is_some();
-        }
+        self.turn_line();
         news
+    }
+
+    /// Routes lead into the tunnel while its line is up: the other end answers, and where the line follows the hubs
+    /// (`interfaceState: FollowNHS`) one of them does. One that is just being asked for the first time counts as up:
+    /// an agent that starts again takes no route away.
+    fn turn_line(&mut self) {
+        let asked = [Reason::Registering, Reason::Starting, Reason::AddressRequested].map(Reason::as_str);
+        let serves =
+            |(rung, _): &(Rung, Time)| rung.state == State::Up || asked.contains(&rung.reason.as_str());
+        let follows = self.spec.tunnel.interface_state == InterfaceState::FollowNHS;
+        let hubs = &self.standing.hubs;
+        let deserted = follows && !hubs.is_empty() && !hubs.values().any(serves);
+        let dead = deserted || self.ground.unanswered.is_some();
+        if let Some(wanted) = &mut self.wanted {
+            self.turned |= wanted.dead != dead;
+            wanted.dead = dead;
+        }
+    }
+
+    /// Whether packets may go into the tunnel.
+    pub fn line_is_up(&self) -> bool {
+        let dead = self.wanted.as_ref().is_some_and(|wanted| wanted.dead);
+        self.link != 0 && self.ground.trouble.is_none() && !self.spec.suspend && !dead
     }
 
     /// Next hops that the kernel waits for, as a dump shows them: their requests may have been lost.
@@ -467,6 +535,7 @@ impl Tunnel {
             }
         };
         self.standing = Standing { tunnel: Some((rung, since)), hubs };
+        self.turn_line();
     }
 
     /// Its overlay addresses: those that the endpoint names, then those that a hub assigned.

@@ -102,6 +102,9 @@ pub(crate) fn why_not_up(tunnel: &Tunnel) -> String {
         let who = format!("NHS {} {} state", one_line(&nhs.name), address_or_unknown(nhs.address));
         out += &reason_line(&who, nhs.state, nhs.state_seconds, &nhs.reason, &nhs.message);
     }
+    if !tunnel.hindrance.is_empty() {
+        out += &format!("   Forwarding: {}\n", one_line(&tunnel.hindrance));
+    }
     out
 }
 

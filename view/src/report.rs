@@ -110,6 +110,9 @@ pub struct Tunnel {
     pub holding_time: u16,
     /// Name of the IPsec profile; empty: no protection.
     pub protection: String,
+    /// What keeps packets from passing through the host, with the cure; empty: nothing that is known of.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub hindrance: String,
     /// Keepalives of a point-to-point tunnel; absent: none are sent or answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keepalive: Option<Keepalive>,

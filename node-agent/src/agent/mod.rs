@@ -299,7 +299,7 @@ impl Agent {
                     Err(error) => warn!(network, %error, "underlay"),
                 }
             }
-            if std::mem::take(&mut tunnel.told) {
+            if std::mem::take(&mut tunnel.told) | std::mem::take(&mut tunnel.turned) {
                 self.reconcile_at = self.reconcile_at.min(now.after(SETTLE_MS));
             }
             if tunnel.dirty && self.save_at.is_none() {

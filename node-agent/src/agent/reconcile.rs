@@ -74,7 +74,8 @@ impl Agent {
             match local.and_then(|local| Ok((local, underlay::remote_address(&tunnel.spec, &self.names)?))) {
                 Ok((local, remote)) => {
                     tunnel.ground.trouble = None;
-                    tunnel.plan(local, remote);
+                    let mtu = underlay::mtu(&self.kernel, observed, tunnel, &self.names, local, own).await;
+                    tunnel.plan(local, remote, mtu);
                 }
                 Err(trouble) => tunnel.ground.trouble = Some(trouble),
             }
@@ -212,6 +213,7 @@ impl Agent {
                 }
             }
         }
+        tunnel.look_at_host(&dataplane::settings(), now);
         let dir = self.identity.snapshots.clone();
         let seed = seed(&self.identity.node, network, now.0);
         tunnel.configure(&self.names, observed, || snapshot::load(&dir, network, now), seed, now);
@@ -336,7 +338,7 @@ pub(super) fn disturbs(event: &KernelEvent, tunnel: &Tunnel) -> bool {
         }
         KernelEvent::Neighbour { .. } | KernelEvent::ResolveNeeded { .. } => false,
         KernelEvent::Nft { table } => *table == nft::table(&tunnel.spec.network),
-        KernelEvent::Overrun => true,
+        KernelEvent::Settings | KernelEvent::Overrun => true,
     }
 }
 

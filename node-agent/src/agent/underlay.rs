@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use crds::Reason;
 use crds::endpoint::DmvpnEndpointSpec;
+use crds::network::MtuPolicy;
 use crds::spoke::TunnelSourceFrom;
+use crds::{Cidr, Reason};
 use dataplane::Kernel;
 use dataplane::model::{Link, Observed, Route, Target};
 
@@ -13,6 +14,12 @@ use crate::ladder::{Path, Trouble};
 use crate::plan::nhrp::nbma_addresses;
 use crate::tunnel::Tunnel;
 
+/// Index of the loopback device in every namespace.
+const LOOPBACK: u32 = 1;
+/// Least MTUs (RFC 791, RFC 8200 §5), and the most that the API knows.
+const MTU_IPV4: u32 = 576;
+const MTU_IPV6: u32 = 1280;
+const MTU_MOST: u32 = 9216;
 /// An address that no ordinary route names (RFC 1112 class E), so that a look-up finds the default route.
 const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(240, 0, 0, 1));
 
@@ -93,6 +100,46 @@ pub(super) async fn source_address(
             ))
         }
     }
+}
+
+/// The IP MTU of a tunnel: the one that its endpoint says, or (`mtuPolicy: Auto`) what is left of that of the underlay
+/// links by which its hubs are reached; on a hub, of the link with its own address, or with the default route.
+pub(super) async fn mtu(
+    kernel: &Kernel,
+    observed: &Observed,
+    tunnel: &Tunnel,
+    names: &BTreeMap<String, Vec<IpAddr>>,
+    local: IpAddr,
+    own: u32,
+) -> u32 {
+    let settings = &tunnel.spec.tunnel;
+    if settings.mtu_policy == MtuPolicy::Fixed {
+        return settings.mtu.into();
+    }
+    let mut links = Vec::new();
+    let hubs = tunnel.spec.nhs.iter().flat_map(|h| &h.nbma).flat_map(|n| nbma_addresses(n, names));
+    for to in hubs.chain(tunnel.spec.nhrp.static_mappings.iter().map(|m| m.nbma_address)) {
+        links.extend(kernel.lookup(to).await.ok().map(|found| found.link).filter(|link| *link != own));
+    }
+    if links.is_empty() {
+        let with = observed.addresses.iter().filter(|a| a.address.addr() == local).map(|a| a.link);
+        links.extend(with.filter(|link| *link != LOOPBACK));
+    }
+    if links.is_empty() {
+        links.extend(kernel.lookup(NOWHERE).await.ok().map(|found| found.link).filter(|link| *link != own));
+    }
+    let mtus = observed.links.iter().filter(|l| links.contains(&l.index)).map(|l| l.mtu);
+    let least = if tunnel.spec.overlay.iter().all(Cidr::is_ipv4) { MTU_IPV4 } else { MTU_IPV6 };
+    match mtus.min() {
+        Some(mtu) => mtu.saturating_sub(overhead(local, settings.key)).clamp(least, MTU_MOST),
+        None => settings.mtu.into(),
+    }
+}
+
+/// What an outer IP header and GRE (RFC 2784, RFC 2890) take of a packet, in bytes.
+fn overhead(local: IpAddr, key: Option<u32>) -> u32 {
+    let ip = if local.is_ipv4() { 20 } else { 40 };
+    ip + 4 + if key.is_some() { 4 } else { 0 }
 }
 
 /// The first IPv4 address of a link.

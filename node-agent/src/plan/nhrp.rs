@@ -18,6 +18,8 @@ pub struct NhrpFacts {
     pub remote: Option<IpAddr>,
     /// Host names of hubs → addresses.
     pub names: BTreeMap<String, Vec<IpAddr>>,
+    /// IP MTU of the link, where the endpoint leaves it to be worked out.
+    pub mtu: Option<u16>,
     /// Passwords, in the order of the references.
     pub passwords: Vec<Vec<u8>>,
 }
@@ -83,7 +85,7 @@ pub fn nhrp_config(spec: &DmvpnEndpointSpec, facts: &NhrpFacts) -> nhrp::Config 
             UniquenessPolicy::None => nhrp::Uniqueness::None,
         },
         authentication: facts.passwords.iter().cloned().map(nhrp::Secret::from).collect(),
-        mtu: spec.tunnel.mtu,
+        mtu: facts.mtu.unwrap_or(spec.tunnel.mtu),
         request: spec.nhrp.address_request.as_ref().map(|it| nhrp::AddressRequest {
             identity: it.identity.clone(),
             ipv4: it.ipv4,

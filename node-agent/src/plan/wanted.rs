@@ -105,6 +105,11 @@ impl Wanted {
     /// The fixed part. `local` is the underlay address found for the endpoint's tunnel source, `remote` the other end
     /// of a point-to-point tunnel.
     pub fn new(spec: &DmvpnEndpointSpec, local: IpAddr, remote: Option<IpAddr>) -> Self {
+        Self::with_mtu(spec, local, remote, u32::from(spec.tunnel.mtu))
+    }
+
+    /// As [`Self::new`], with an IP MTU that was worked out.
+    pub fn with_mtu(spec: &DmvpnEndpointSpec, local: IpAddr, remote: Option<IpAddr>, mtu: u32) -> Self {
         let tunnel = &spec.tunnel;
         let link = GreLink {
             name: tunnel.interface_name.clone(),
@@ -113,7 +118,7 @@ impl Wanted {
             remote,
             key: tunnel.key,
             ttl: tunnel.ttl,
-            mtu: u32::from(tunnel.mtu),
+            mtu,
             up: !spec.suspend,
         };
         let addresses = spec.addresses.iter().map(|a| IpNet::from(a.address)).collect();
@@ -130,7 +135,7 @@ impl Wanted {
             MulticastMode::Static => Some(Multicast::Static),
             MulticastMode::None => None,
         });
-        let mtu = tunnel.mtu;
+        let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
         let clamp = tunnel.tcp_mss_policy == crds::network::TcpMssPolicy::Clamp;
         let nft = Ruleset {
             network: spec.network.clone(),

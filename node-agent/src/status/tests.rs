@@ -55,7 +55,16 @@ fn summary(generation: i64, rung: Rung, peers: usize) -> Summary {
         .then(|| Trouble::new(rung.reason.parse().unwrap_or(Reason::Waiting), rung.message.clone()));
     let nbma = "192.0.2.7".parse().ok().filter(|_| interface.is_none());
     let addresses = ["10.255.0.11", "fd00::11"].iter().filter_map(|a| a.parse().ok()).collect();
-    let tunnel = TunnelSummary { rung, interface, leaving: false, addresses, nbma, peers, external: vec![] };
+    let tunnel = TunnelSummary {
+        rung,
+        interface,
+        hindrance: None,
+        leaving: false,
+        addresses,
+        nbma,
+        peers,
+        external: vec![],
+    };
     Summary {
         desired: Arc::new(Desired { endpoints: vec![endpoint(generation)], ..Desired::default() }),
         tunnels: [("branches".to_owned(), tunnel)].into(),
@@ -92,9 +101,16 @@ fn a_tunnel_on_each_rung() {
             "Reconciling=False/Up",
             "Stalled=False/Up",
             "InterfaceReady=True/InterfaceUp",
+            "ForwardingReady=True/Forwarding",
             "Registered=True/Up"
         ]
     );
+    let mut hindered = summary(3, Rung::up(), 2);
+    let cure = Trouble::new(Reason::ForwardingDisabled, Reason::ForwardingDisabled.cure());
+    hindered.tunnels.get_mut("branches").expect("it").hindrance = Some(cure);
+    let hindered = verdict(&seen(3), &hindered).expect("verdict");
+    assert_eq!(told(&hindered)[4], "ForwardingReady=False/ForwardingDisabled");
+    assert_eq!(told(&hindered)[0], "Ready=True/Up", "the tunnel itself is up");
     assert_eq!((up.state.as_str(), up.generation, up.peers), ("Up", 3, Some(2)));
     assert_eq!(up.tunnel_ip.as_deref(), Some("10.255.0.11,fd00::11"));
     assert_eq!(up.nbma.as_deref(), Some("192.0.2.7"));

@@ -11,12 +11,13 @@ use crate::source::kubernetes::{Credentials, Seen};
 use crate::summary::{Summary, TunnelSummary};
 
 /// Conditions that the agent writes; others are somebody else's.
-pub const OWNED: [ConditionType; 6] = [
+pub const OWNED: [ConditionType; 7] = [
     ConditionType::Ready,
     ConditionType::Reconciling,
     ConditionType::Stalled,
     ConditionType::InterfaceReady,
     ConditionType::Registered,
+    ConditionType::ForwardingReady,
     ConditionType::CredentialsReady,
 ];
 
@@ -72,6 +73,7 @@ pub fn verdict(seen: &Seen, summary: &Summary) -> Option<Verdict> {
     let reason = reason(&rung);
     verdict.summarise(rung.state == State::Up, reason, &rung.message);
     verdict.interface(tunnel.filter(|t| !t.leaving));
+    verdict.forwarding(tunnel.filter(|t| !t.leaving && t.interface.is_none()));
     if !endpoint.spec.nhs.is_empty() {
         let registered = status(rung.state == State::Up);
         verdict.add(ConditionType::Registered, registered, reason, &rung.message);
@@ -167,6 +169,15 @@ impl Verdict {
                     "there is no tunnel yet",
                 );
             }
+        }
+    }
+
+    fn forwarding(&mut self, tunnel: Option<&TunnelSummary>) {
+        let type_ = ConditionType::ForwardingReady;
+        match tunnel.map(|t| &t.hindrance) {
+            Some(None) => self.add(type_, ConditionStatus::True, Reason::Forwarding, ""),
+            Some(Some(it)) => self.add(type_, ConditionStatus::False, it.reason, &it.message),
+            None => {}
         }
     }
 

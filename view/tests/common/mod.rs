@@ -30,6 +30,7 @@ pub(crate) fn tunnel(interface: &str, role: Role) -> Tunnel {
         network_id: 100,
         holding_time: 600,
         protection: String::new(),
+        hindrance: String::new(),
         keepalive: None,
         interface_state_control: false,
         nhs: Vec::new(),
