@@ -55,7 +55,7 @@ fn tunnel(t: &Tunnel, now: Time) -> view::Tunnel {
         source: link.map(|l| l.local),
         destination: link.and_then(|l| l.remote),
         key: spec.tunnel.key,
-        mtu: link.map_or(u32::from(spec.tunnel.mtu), |l| l.mtu),
+        mtu: link.map_or_else(|| spec.tunnel.mtu.into(), |l| l.mtu),
         bandwidth_kbps: spec.tunnel.bandwidth_kbps,
         network_id: spec.nhrp.network_id,
         holding_time: spec.nhrp.hold_time_seconds,
