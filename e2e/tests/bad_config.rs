@@ -60,11 +60,14 @@ impl Pair {
 
     /// A problem is told, for people too, with all these words; the tunnel stands all the same.
     fn tells(&self, object: &str, reason: &str, words: &[&str]) -> Result<()> {
+        // The one before may have had the same reason.
+        wait::until(SOON, &format!("{words:?} to be told"), || {
+            let shown = self.branch.cli("show problems")?;
+            let missing =
+                [object, reason].into_iter().chain(words.iter().copied()).find(|w| !shown.contains(w));
+            wait::ensure(missing.is_none(), || format!("no {missing:?} in:\n{shown}"))
+        })?;
         let problem = self.branch.wait_for_problem(object, reason, SOON)?;
-        let shown = self.branch.cli("show problems")?;
-        for word in [object, reason].iter().chain(words) {
-            ensure!(shown.contains(word), "no {word:?} in:\n{shown}");
-        }
         ensure!(self.branch.log().contains(&problem.message), "not in the log: {}", problem.message);
         self.stands(&format!("{object} {reason}"))
     }
