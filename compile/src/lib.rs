@@ -43,6 +43,10 @@ fn compile_with(inputs: &Inputs, support: Support) -> Compiled {
     nodes.dedup_by(|a, b| a.name == b.name);
 
     let mut networks = join::read_networks(&inputs.networks, support);
+    let cluster = nodes.iter().any(|node| node.uid.is_some());
+    for network in &mut networks {
+        support.check_place(&network.object.spec, cluster, &mut network.faults);
+    }
     let mut spokes = join::read_spokes(&inputs.spokes, &nodes, support);
     join::keep_allocations(inputs, &mut networks, &spokes);
     let mut sites = join::join(&mut networks, &mut spokes, &nodes);

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use crds::endpoint::{
-    Desired, EndpointAddress, EndpointChildHub, EndpointExternal, EndpointMapping, EndpointNhrp, EndpointNhs,
-    EndpointRegistration, EndpointRouting, EndpointSubnet, EndpointTunnel, Role,
+    Desired, EndpointAddress, EndpointChildHub, EndpointExternal, EndpointIpsec, EndpointMapping,
+    EndpointNhrp, EndpointNhs, EndpointRegistration, EndpointRouting, EndpointSubnet, EndpointTunnel, Role,
 };
-use crds::network::{HubMode, MulticastMode, Nbma, NhrpMode, Phase};
+use crds::network::{HubMode, IpsecMode, MulticastMode, Nbma, NhrpMode, Phase};
 use crds::{DmvpnEndpoint, DmvpnEndpointSpec, NETWORK_LABEL};
 
 use crate::network::{HubView, Network};
@@ -57,6 +57,7 @@ pub(crate) fn endpoint(
         registration: EndpointRegistration { policy: settings.registration.policy },
         routing: EndpointRouting { protocol: settings.routing.protocol, metric: settings.routing.metric },
         nhs,
+        ipsec: ipsec(network),
     };
     let mut endpoint = DmvpnEndpoint::new(&names::endpoint(&network.name, &site.node.name), spec);
     if network.name.len() <= 63 {
@@ -235,6 +236,18 @@ fn nhrp(network: &Network<'_>, hub: Option<&HubView<'_>>, members: &[(&Member, &
         address_request: None,
         address_pool: None,
     }
+}
+
+fn ipsec(network: &Network<'_>) -> Option<EndpointIpsec> {
+    let settings = &network.object.spec.ipsec;
+    let authentication = settings.authentication.as_ref().filter(|_| settings.mode == IpsecMode::Required)?;
+    Some(EndpointIpsec {
+        psk_secret_refs: authentication.psk_secret_refs.clone(),
+        proposals: settings.proposals.clone(),
+        rekey_seconds: settings.rekey_seconds,
+        dpd_seconds: settings.dpd_seconds,
+        udp_encapsulation: settings.udp_encapsulation,
+    })
 }
 
 /// External spokes of a network, by name.

@@ -2,7 +2,8 @@
 //! silence. Whoever builds a feature removes its row.
 
 use crds::network::{
-    DmvpnNetworkSpec, DscpPolicy, IpsecMode, RegistrationPolicy, RoutingProtocol, UnderlayFamily,
+    AuthenticationType, DmvpnNetworkSpec, DscpPolicy, IpsecMode, NhrpMode, RegistrationPolicy,
+    RoutingProtocol, UnderlayFamily,
 };
 use crds::spoke::{DmvpnSpokeSpec, PodCidrPolicy};
 use crds::{Reason, schema};
@@ -26,6 +27,18 @@ impl Support {
 
     pub(crate) fn check_network(self, spec: &DmvpnNetworkSpec, faults: &mut Faults) {
         check(self.network, spec, faults);
+    }
+
+    /// What is only there on boxes; `cluster`: some node here is a cluster's.
+    pub(crate) fn check_place(self, spec: &DmvpnNetworkSpec, cluster: bool, faults: &mut Faults) {
+        if cluster && !self.network.is_empty() && protected(spec) {
+            let field = "spec.ipsec.mode";
+            let message = format!(
+                "{field}: Required is not supported on nodes of a cluster by this version: use Disabled, or run its \
+                 sites as boxes"
+            );
+            faults.reject(Reason::NotSupported, field, message);
+        }
     }
 
     pub(crate) fn check_spoke(self, spec: &DmvpnSpokeSpec, faults: &mut Faults) {
@@ -85,8 +98,34 @@ const NETWORK: &[Row<DmvpnNetworkSpec>] = &[
     Row { asked: |s| some("spec.access", s.access.as_ref()), instead: "remove it" },
     Row { asked: |s| some("spec.qos", s.qos.as_ref()), instead: "remove it" },
     Row {
-        asked: |s| when(s.ipsec.mode != IpsecMode::Disabled, "spec.ipsec.mode", s.ipsec.mode),
-        instead: "use Disabled",
+        asked: |s| {
+            let by = s.ipsec.authentication.as_ref().filter(|_| protected(s)).map(|it| it.type_);
+            some("spec.ipsec.authentication.type", by.filter(|it| *it != AuthenticationType::Psk).as_ref())
+        },
+        instead: "use PSK",
+    },
+    Row {
+        asked: |s| {
+            let by = s.ipsec.authentication.as_ref().filter(|_| protected(s));
+            let own =
+                by.is_some_and(|it| it.type_ == AuthenticationType::Psk && it.psk_secret_refs.is_empty());
+            when(own, "spec.ipsec.authentication.pskSecretRefs", "a key for each spoke")
+        },
+        instead: "name Secrets with the network's key",
+    },
+    Row {
+        asked: |s| {
+            let denied = if protected(s) { s.ipsec.denied_identities.as_slice() } else { &[] };
+            list("spec.ipsec.deniedIdentities", denied)
+        },
+        instead: "remove it; with one key for all nothing proves an identity",
+    },
+    Row {
+        asked: |s| {
+            let plain = protected(s) && s.nhrp.mode == NhrpMode::Disabled;
+            when(plain, "spec.ipsec.mode", "Required without NHRP")
+        },
+        instead: "use nhrp.mode Enabled, or Disabled",
     },
     Row {
         asked: |s| {
@@ -128,6 +167,10 @@ const SPOKE: &[Row<DmvpnSpokeSpec>] = &[
     Row { asked: |s| some("spec.group", s.group.as_ref()), instead: "remove it" },
     Row { asked: |s| some("spec.qosGroup", s.qos_group.as_ref()), instead: "remove it" },
 ];
+
+fn protected(spec: &DmvpnNetworkSpec) -> bool {
+    spec.ipsec.mode == IpsecMode::Required
+}
 
 fn when(asked: bool, field: &str, value: impl Serialize) -> Vec<Ask> {
     if asked { vec![Ask(field.to_owned(), text(value))] } else { Vec::new() }

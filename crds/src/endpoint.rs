@@ -114,6 +114,9 @@ pub struct DmvpnEndpointSpec {
     pub registration: EndpointRegistration,
     /// How prefixes get into the routing tables.
     pub routing: EndpointRouting,
+    /// Protection by IPsec: no clear GRE ever enters or leaves. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipsec: Option<EndpointIpsec>,
 }
 
 /// Whether the tunnel should be there.
@@ -393,6 +396,29 @@ pub struct EndpointRegistration {
     /// Policy of the network.
     #[serde(default)]
     pub policy: crate::network::RegistrationPolicy,
+}
+
+/// Protection by IPsec.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointIpsec {
+    /// Secrets with the network-wide key: the first is used, all are accepted.
+    #[serde(rename = "pskSecretRefs", default)]
+    #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "atomic"))]
+    pub psk_secret_refs: Vec<crate::network::SecretRef>,
+    /// Proposals in order of preference, in strongSwan's notation; none: the agent's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "bounds::proposals")]
+    pub proposals: Vec<String>,
+    /// Seconds after which an SA is replaced.
+    #[schemars(range(min = 60, max = 604800))]
+    pub rekey_seconds: u32,
+    /// Seconds of silence after which a peer is asked whether it lives.
+    #[schemars(range(min = 1, max = 3600))]
+    pub dpd_seconds: u16,
+    /// When ESP travels in UDP.
+    #[serde(default)]
+    pub udp_encapsulation: crate::network::UdpEncapsulation,
 }
 
 /// How prefixes get into the routing tables.

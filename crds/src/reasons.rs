@@ -115,6 +115,13 @@ reasons! {
     NameNotResolved: "A hub's host name does not resolve.", "Correct the name or the resolver.";
     WaitingForIke: "IKE with the hub is not established.", "Wait; see the message if it lasts.";
     WaitingForIpsec: "The IPsec SA with the hub is not installed.", "Wait; see the message if it lasts.";
+    IkeDaemonAway: "The IKE daemon (strongSwan's charon) does not answer on its VICI socket.",
+        "Start charon-systemd, and give the agent its socket with --vici. SAs that are in the kernel carry on meanwhile.";
+    IkeAuthenticationFailed: "The hub and this node do not have the same pre-shared key.",
+        "Use the same pskSecretRefs on both.";
+    IkeNoProposal: "The hub takes none of our IKE or ESP proposals, or has no connection for us.",
+        "Use the same ipsec.proposals on both, and see whether the hub's network has ipsec.mode Required.";
+    IkeNoAnswer: "The hub does not answer IKE.", "Check that UDP 500 and 4500 pass, and that charon runs at the hub.";
     Registering: "A registration is on its way.", "Wait.";
     Standby: "Enough other hubs of its cluster are in use.", "Nothing to do: it is taken when one of those fails.";
     Draining: "The hub hands its spokes on to others.", "Nothing to do: set its mode to Active to use it again.";

@@ -1,10 +1,11 @@
 //! The nft rules beside a tunnel: one table `inet dmvpn_<network>` for each network, nothing outside it.
 //!
 //! [`render`] makes the text (pure), [`load`] hands it to `nft -f -`, which takes it as one transaction. The
-//! table has up to six parts: redirect capture, MSS clamping, use tracking, multicast, and always the drop of ICMP
+//! table has up to seven parts: redirect capture, MSS clamping, use tracking, multicast, the guard of a protected tunnel, and always the drop of ICMP
 //! redirects that would leave by the tunnel and of multicast that the kernel itself would put into GRE. Loading a
 //! table anew empties its sets: load only when the text changed.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Stdio;
@@ -52,6 +53,17 @@ pub struct Ruleset {
     /// Local underlay address and key of the tunnel: GRE of it to a multicast address, which is what the kernel makes
     /// of multicast on a multipoint link, does not leave.
     pub outer: Option<(Ipv4Addr, Option<u32>)>,
+    /// The tunnel is protected by IPsec: its GRE neither leaves nor comes in any other way.
+    pub guard: Option<Guard>,
+}
+
+/// What of GRE has to be protected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Guard {
+    /// Local underlay addresses.
+    pub locals: BTreeSet<Ipv4Addr>,
+    /// Key of the tunnel.
+    pub key: Option<u32>,
 }
 
 /// What of a packet that leaves by the tunnel is remembered.
@@ -141,6 +153,9 @@ pub fn render(rules: &Ruleset) -> String {
         let _ = writeln!(out, "\t\tip saddr {local} ip daddr 224.0.0.0/4 ip protocol 47 {key}drop");
     }
     end(out);
+    if let Some(guard) = rules.guard.as_ref().filter(|guard| !guard.locals.is_empty()) {
+        self::guard(out, guard);
+    }
     if let Some(capture) = &rules.multicast {
         multicast(out, &link, capture);
     }
@@ -219,6 +234,30 @@ pub async fn tables() -> Result<Vec<String>, Error> {
         name.starts_with(TABLE_PREFIX).then(|| name.to_owned())
     });
     Ok(names.collect())
+}
+
+/// GRE of the tunnel that is not under IPsec is dropped and counted: out, where the route has no transformation; in,
+/// where none was undone. The key stands behind the checksum if there is one.
+fn guard(out: &mut String, guard: &Guard) {
+    let locals: Vec<_> = guard.locals.iter().map(Ipv4Addr::to_string).collect();
+    let locals = locals.join(", ");
+    let keys = match guard.key {
+        Some(key) => vec![
+            format!("@th,0,16 & 0xa000 == 0x2000 @th,32,32 {key}"),
+            format!("@th,0,16 & 0xa000 == 0xa000 @th,64,32 {key}"),
+        ],
+        None => vec!["@th,0,16 & 0x2000 == 0".to_owned()],
+    };
+    for (name, hook, side, how) in [
+        ("guard_out", "output priority raw", "saddr", "rt ipsec missing"),
+        ("guard_in", "input priority raw", "daddr", "meta ipsec missing"),
+    ] {
+        chain(out, name, hook);
+        for key in &keys {
+            let _ = writeln!(out, "\t\tip {side} {{ {locals} }} ip protocol 47 {how} {key} counter drop");
+        }
+        end(out);
+    }
 }
 
 fn multicast(out: &mut String, link: &str, capture: &Capture) {
@@ -361,7 +400,26 @@ mod tests {
                 relayed: vec!["239.1.1.1".parse().unwrap()],
             }),
             outer: Some((Ipv4Addr::new(192, 0, 2, 2), Some(100))),
+            guard: None,
         }
+    }
+
+    #[test]
+    fn clear_gre_of_a_guarded_tunnel_is_dropped_both_ways() {
+        let locals: BTreeSet<_> = [Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::new(192, 0, 2, 3)].into();
+        let text = |key| {
+            let guard = Some(Guard { locals: locals.clone(), key });
+            render(&Ruleset { network: "n".into(), interface: "dm-n".into(), guard, ..Ruleset::default() })
+        };
+        let keyed = text(Some(100));
+        for rule in [
+            "ip saddr { 192.0.2.2, 192.0.2.3 } ip protocol 47 rt ipsec missing @th,0,16 & 0xa000 == 0x2000 @th,32,32 100 counter drop",
+            "ip saddr { 192.0.2.2, 192.0.2.3 } ip protocol 47 rt ipsec missing @th,0,16 & 0xa000 == 0xa000 @th,64,32 100 counter drop",
+            "ip daddr { 192.0.2.2, 192.0.2.3 } ip protocol 47 meta ipsec missing @th,0,16 & 0xa000 == 0x2000 @th,32,32 100 counter drop",
+        ] {
+            assert!(keyed.contains(rule), "{keyed}");
+        }
+        assert!(text(None).contains("rt ipsec missing @th,0,16 & 0x2000 == 0 counter drop"));
     }
 
     const FULL: &str = "add table inet dmvpn_branches
@@ -445,6 +503,7 @@ table inet dmvpn_branches {
             track_use: None,
             multicast: None,
             outer: None,
+            guard: None,
             ..full()
         });
         assert!(!text.contains("set ") && !text.contains("log group") && !text.contains("maxseg"), "{text}");

@@ -102,6 +102,8 @@ need taskset util-linux
 need gcc gcc
 need make make
 need /usr/lib/frr/nhrpd frr
+need /usr/sbin/charon-systemd charon-systemd
+need /usr/lib/ipsec/plugins/libstrongswan-openssl.so libstrongswan-standard-plugins
 # Nodes and their images
 need containerd containerd
 need runc runc

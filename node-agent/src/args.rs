@@ -55,6 +55,9 @@ pub struct RunArgs {
     /// Unix socket that answers `show`. The NHRP snapshot lies beside it and lives as long as the kernel's state.
     #[arg(long, env = "DMVPN_SOCKET", default_value = "/run/dmvpn/agent.sock", global = true)]
     pub socket: PathBuf,
+    /// Unix socket of strongSwan's charon (its vici plugin), for networks with ipsec.mode Required.
+    #[arg(long, env = "DMVPN_VICI", default_value = "/run/charon.vici")]
+    pub vici: PathBuf,
     /// Log as JSON lines.
     #[arg(long)]
     pub log_json: bool,

@@ -8,6 +8,8 @@ use crds::Reason;
 use nhrp::{NhsPhase, NhsState};
 use view::State;
 
+use crate::plan::ipsec::{self, IkeTrouble, SaState, Stage};
+
 /// What is known of the way below NHRP.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ground {
@@ -114,6 +116,33 @@ pub fn keyless(rung: Rung, key: Option<u32>) -> Rung {
     Rung::at(State::Nhrp, reason, message)
 }
 
+/// The same for a hub that is reached under IPsec: without an SA nothing of NHRP gets there. While the IKE daemon is away
+/// nobody knows, and what has worked is taken to work.
+pub fn protected(rung: Rung, sas: &SaState, network: &str, nbma: IpAddr) -> Rung {
+    if rung.state < State::Nhrp {
+        return rung;
+    }
+    if let Some(why) = &sas.away {
+        let reason = Reason::IkeDaemonAway;
+        let state = if rung.state == State::Up { State::Unknown } else { State::Ike };
+        return Rung::at(state, reason, format!("the IKE daemon is away ({why}): {}", reason.cure()));
+    }
+    let trouble = sas.troubles.get(&ipsec::name(network, Some(nbma)));
+    let told = trouble.map(|trouble| match trouble {
+        IkeTrouble::Key => (Reason::IkeAuthenticationFailed, "the keys differ"),
+        IkeTrouble::Proposal => (Reason::IkeNoProposal, "no proposal is chosen"),
+        IkeTrouble::Silence => (Reason::IkeNoAnswer, "no answer"),
+    });
+    let (state, (reason, what)) = match sas.stage(network, nbma) {
+        Some(Stage::Installed) => return rung,
+        Some(Stage::Ike) => {
+            (State::Ipsec, told.unwrap_or((Reason::WaitingForIpsec, "IKE is established, the SA is not")))
+        }
+        None => (State::Ike, told.unwrap_or((Reason::WaitingForIke, "IKE is not established"))),
+    };
+    Rung::at(state, reason, format!("IKE with {nbma}: {what}: {}", reason.cure()))
+}
+
 /// The tunnel as a whole: the worst of the hubs that it needs; without hubs (an NHS) its own ground alone.
 pub fn tunnel(ground: &Ground, hubs: &[Rung]) -> Rung {
     if let Some(rung) = below(ground) {
@@ -196,6 +225,37 @@ mod tests {
 
     fn nhs_with(code: &str) -> NhsState {
         nhs(NhsPhase::Expecting, code)
+    }
+
+    #[test]
+    fn ike_and_ipsec_stand_below_nhrp() {
+        let nbma: IpAddr = "192.0.2.2".parse().expect("address");
+        let place = |rung: Rung, sas: &SaState| {
+            let rung = protected(rung, sas, "n", nbma);
+            (rung.state, rung.reason)
+        };
+        let waiting = || Rung::at(State::Nhrp, Reason::NoAnswer, "x");
+        let mut sas = SaState::unknown();
+        assert_eq!(place(waiting(), &sas), (State::Ike, "IkeDaemonAway".into()));
+        assert_eq!(place(Rung::up(), &sas), (State::Unknown, "IkeDaemonAway".into()));
+        sas.away = None;
+        assert_eq!(place(waiting(), &sas), (State::Ike, "WaitingForIke".into()));
+        for (trouble, reason) in [
+            (IkeTrouble::Key, "IkeAuthenticationFailed"),
+            (IkeTrouble::Proposal, "IkeNoProposal"),
+            (IkeTrouble::Silence, "IkeNoAnswer"),
+        ] {
+            sas.troubles.insert("dmvpn-n/192.0.2.2".into(), trouble);
+            assert_eq!(place(waiting(), &sas), (State::Ike, reason.into()));
+        }
+        sas.troubles.clear();
+        sas.peers.insert(("n".into(), nbma), Stage::Ike);
+        assert_eq!(place(Rung::up(), &sas), (State::Ipsec, "WaitingForIpsec".into()));
+        sas.peers.insert(("n".into(), nbma), Stage::Installed);
+        assert_eq!(place(waiting(), &sas), (State::Nhrp, "NoAnswer".into()));
+        assert_eq!(place(Rung::up(), &sas).0, State::Up);
+        let below = Rung::at(State::Intf, Reason::InterfaceDown, "x");
+        assert_eq!(place(below, &SaState::unknown()), (State::Intf, "InterfaceDown".into()));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //!   └───────┬───────────────────────────────┬──────────────────────┬────────────────┬─────────┘
 //!           ▼ ops                           ▼ packets              ▼ watch: Summary ▼ Report (on request)
 //!     drivers::kernel                 drivers::nhrp            status (API)     api (unix socket)
+//!     drivers::ipsec ◄─► charon (VICI), for protected tunnels
 //! ```
 //!
 //! Data goes one way: what is wanted comes from `source`, is planned without I/O, compared with what the kernel says,
@@ -25,6 +26,7 @@ pub mod backoff;
 pub mod chatter;
 pub mod clock;
 pub mod drivers;
+pub mod guarded;
 pub mod keepalive;
 pub mod kubernetes;
 pub mod ladder;

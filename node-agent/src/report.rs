@@ -59,7 +59,10 @@ fn tunnel(t: &Tunnel, now: Time) -> view::Tunnel {
         bandwidth_kbps: spec.tunnel.bandwidth_kbps,
         network_id: spec.nhrp.network_id,
         holding_time: spec.nhrp.hold_time_seconds,
-        protection: String::new(),
+        protection: match &spec.ipsec {
+            Some(_) => crate::plan::ipsec::name(&spec.network, None),
+            None => String::new(),
+        },
         hindrance: t
             .hindrance
             .as_ref()

@@ -15,7 +15,7 @@ use crate::args::{ClusterArgs, RunArgs};
 use crate::plan::wanted::ALIAS_PREFIX;
 use crate::source::Desired;
 use crate::summary::Summary;
-use crate::{api, kubernetes, snapshot, source, status};
+use crate::{api, drivers, kubernetes, snapshot, source, status};
 
 /// Log to standard error, filtered by `RUST_LOG` (default `info`).
 pub fn init_log(json: bool) {
@@ -62,7 +62,11 @@ pub async fn agent(args: &RunArgs) -> anyhow::Result<()> {
             _ => Stop::Keep,
         }
     };
-    let identity = Identity { node: args.node_name.clone(), snapshots: snapshot::directory(&args.socket) };
+    let identity = Identity {
+        node: args.node_name.clone(),
+        snapshots: snapshot::directory(&args.socket),
+        vici: args.vici.clone(),
+    };
     let from =
         if args.kubernetes { "the API server".to_owned() } else { args.manifests.display().to_string() };
     info!(node = args.node_name, from, socket = %args.socket.display(), "dmvpn-agent {}", env!("CARGO_PKG_VERSION"));
@@ -175,6 +179,10 @@ pub async fn purge(args: &RunArgs) -> anyhow::Result<()> {
         snapshot::remove(&dir, link.alias.trim_start_matches(ALIAS_PREFIX));
     }
     let _ = std::fs::remove_file(dir.join(source::kubernetes::LAST_GOOD));
+    // Not asked to be there: without it there is nothing of ours in it.
+    if args.vici.exists() {
+        drivers::ipsec::purge(&args.vici).await.context("what the IKE daemon holds of ours")?;
+    }
     anyhow::ensure!(failed == 0, "{failed} of {} could not be removed", ops.len());
     println!("removed {} links and routes, {} nft tables", ops.len(), tables.len());
     Ok(())

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crds::Cidr;
 use crds::Reason;
@@ -19,7 +20,9 @@ use crate::chatter::Chatter;
 use crate::drivers::keepalive::{KeepaliveDriver, Line};
 use crate::drivers::multicast::Copier;
 use crate::drivers::nhrp::NhrpDriver;
+use crate::guarded::Guarded;
 use crate::ladder::{self, Ground, Path, Rung, Trouble};
+use crate::plan::ipsec::SaState;
 use crate::plan::{self, NhrpFacts, Wanted};
 
 /// How long a tunnel that is taken away waits for its purges to be acknowledged, in milliseconds; the engine gives up
@@ -98,6 +101,10 @@ pub struct Tunnel {
     pub silent: bool,
     /// Hosts that said last when that they have no tunnel for our key.
     pub refused: BTreeMap<IpAddr, Time>,
+    /// What a protected tunnel remembers.
+    pub guarded: Guarded,
+    /// What is known of the IKE daemon and its SAs.
+    pub sas: Arc<SaState>,
     /// A hub told which hubs there are: their addresses are to be looked at.
     pub told: bool,
     /// The line went down or came up: its routes follow.
@@ -143,6 +150,8 @@ impl Tunnel {
             doomed: false,
             silent: false,
             refused: BTreeMap::new(),
+            guarded: Guarded::default(),
+            sas: Arc::new(SaState::unknown()),
             told: false,
             turned: false,
             configured: None,
@@ -353,9 +362,17 @@ impl Tunnel {
 
     /// Routes lead into the tunnel while its line is up: the other end answers, and where the line follows the hubs
     /// (`interfaceState: FollowNHS`) one of them does. One that is just being asked for the first time counts as up:
-    /// an agent that starts again takes no route away.
+    /// an agent that starts again takes no route away. So does one behind IKE of which nobody knows: SAs are the kernel's.
     fn turn_line(&mut self) {
-        let asked = [Reason::Registering, Reason::Starting, Reason::AddressRequested].map(Reason::as_str);
+        let asked = [
+            Reason::Registering,
+            Reason::Starting,
+            Reason::AddressRequested,
+            Reason::WaitingForIke,
+            Reason::WaitingForIpsec,
+            Reason::IkeDaemonAway,
+        ];
+        let asked = asked.map(Reason::as_str);
         let serves =
             |(rung, _): &(Rung, Time)| rung.state == State::Up || asked.contains(&rung.reason.as_str());
         let follows = self.spec.tunnel.interface_state == InterfaceState::FollowNHS;
@@ -492,7 +509,11 @@ impl Tunnel {
                     let rung = ladder::hub(&self.ground, &path, Some(s));
                     let refused = s.nbma.and_then(|nbma| self.refused.get(&nbma));
                     let lately = refused.is_some_and(|at| now.since(*at) < REFUSED_MS);
-                    if lately { ladder::keyless(rung, self.spec.tunnel.key) } else { rung }
+                    let rung = if lately { ladder::keyless(rung, self.spec.tunnel.key) } else { rung };
+                    match s.nbma.filter(|_| self.spec.ipsec.is_some()) {
+                        Some(nbma) => ladder::protected(rung, &self.sas, &self.spec.network, nbma),
+                        None => rung,
+                    }
                 })
                 .min_by_key(|r| r.state)
                 .unwrap_or_else(|| ladder::hub(&self.ground, &path, None));

@@ -16,8 +16,16 @@ fn networks_that_ask_for_more_are_refused() {
         ("  access: {defaultAction: Deny}", "spec.access: "),
         ("  qos: {groups: [{name: gold, rateKbps: 1000}]}", "spec.qos: "),
         (
-            "  ipsec: {mode: Required, authentication: {type: PSK, pskSecretRefs: [{name: s}]}}",
-            "spec.ipsec.mode: Required is not supported by this version: use Disabled",
+            "  ipsec: {mode: Required, authentication: {type: Certificate, certificate: {caSecretRefs: [{name: s}]}}}",
+            "spec.ipsec.authentication.type: Certificate is not supported by this version: use PSK",
+        ),
+        (
+            "  ipsec: {mode: Required, authentication: {type: PSK}}",
+            "spec.ipsec.authentication.pskSecretRefs: a key for each spoke is not supported by this version",
+        ),
+        (
+            "  ipsec: {mode: Required, authentication: {type: PSK, pskSecretRefs: [{name: s}]}, deniedIdentities: [x]}",
+            "spec.ipsec.deniedIdentities: ",
         ),
         (
             "  routing: {protocol: OSPF}",
@@ -81,6 +89,7 @@ fn what_this_version_does_is_accepted() {
         "  routing: {protocol: Static}",
         "  routing: {protocol: None, metric: 50}",
         "  ipsec: {mode: Disabled, dpdSeconds: 20}",
+        "  ipsec: {mode: Required, authentication: {type: PSK, pskSecretRefs: [{name: s}]}, proposals: [aes128-sha256-x25519]}",
         "  suspend: true",
         "  clusters: [{name: c, maxConnections: 1}]\n  fallbackSeconds: 30",
     ] {
@@ -93,6 +102,27 @@ fn what_this_version_does_is_accepted() {
         let compiled = compile(&inputs(&yaml, &["hub:dmvpn.io/hub=hub1"]));
         assert_eq!(compiled.all_faults(), Vec::<String>::new(), "{phase}");
     }
+}
+
+#[test]
+fn protection_is_there_on_boxes_that_speak_nhrp() {
+    let protected = "  ipsec: {mode: Required, authentication: {type: PSK, pskSecretRefs: [{name: s}]}, rekeySeconds: 900}";
+    let yaml = network("branches", protected);
+    let compiled = compile(&inputs(&yaml, &["hub:dmvpn.io/hub=hub1"]));
+    let ipsec = compiled.endpoints[0].spec.ipsec.as_ref().unwrap();
+    assert_eq!((ipsec.psk_secret_refs[0].name.as_str(), ipsec.rekey_seconds), ("s", 900));
+
+    let plain = yaml.replace("Phase3", "Phase1") + "  nhrp: {mode: Disabled}\n";
+    let faults =
+        compile(&inputs(&plain, &["hub:dmvpn.io/hub=hub1"])).faults("DmvpnNetwork/branches").join("\n");
+    assert!(faults.contains("spec.ipsec.mode: Required without NHRP is not supported"), "{faults}");
+
+    let mut of_cluster = inputs(&yaml, &["hub:dmvpn.io/hub=hub1"]);
+    of_cluster.nodes[0].uid = Some("1234".into());
+    let compiled = compile(&of_cluster);
+    let faults = compiled.faults("DmvpnNetwork/branches").join("\n");
+    assert!(faults.contains("Required is not supported on nodes of a cluster"), "{faults}");
+    assert!(compiled.endpoints.is_empty());
 }
 
 #[test]

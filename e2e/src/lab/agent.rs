@@ -305,6 +305,7 @@ fn spawn(host: &Host, source: &Source, dir: &Path) -> Result<Process> {
     let mut command = host.command(&program);
     command.args(["--node-name", host.name()]);
     command.arg("--socket").arg(dir.join("agent.sock"));
+    command.arg("--vici").arg(super::charon::socket(host));
     match source {
         Source::Directory(labels) => {
             command.arg("--manifests").arg(dir.join("manifests"));

@@ -208,5 +208,7 @@ pub fn purge(agent: &Agent) -> Result<String> {
     let program = paths::program("dmvpn-agent")?;
     let host = agent.host();
     let socket = format!("/run/dmvpn/{}/agent.sock", host.name());
-    host.run(&[&program.to_string_lossy(), "--socket", &socket, "purge"])
+    let vici = crate::lab::charon::socket(host);
+    let vici = vici.to_string_lossy();
+    host.run(&[&program.to_string_lossy(), "--socket", &socket, "--vici", &vici, "purge"])
 }

@@ -1,9 +1,10 @@
 //! The agent's task: it owns all state and is the only one that changes it.
 //!
 //! `mod.rs` is the loop (what woke us → what to do), [`reconcile`] makes the kernel equal to the plan, [`underlay`]
-//! finds tunnel sources and paths to hubs, [`multicast`] copies multicast, [`removal`] takes tunnels away,
+//! finds tunnel sources and paths to hubs, [`multicast`] copies multicast, [`ipsec`] sees to protection, [`removal`] takes tunnels away,
 //! [`publish`] tells the summary.
 
+mod ipsec;
 mod multicast;
 mod publish;
 mod reconcile;
@@ -25,8 +26,10 @@ use tracing::{debug, info, warn};
 use crate::api::ReportRequest;
 use crate::drivers::capture;
 use crate::drivers::icmp;
+use crate::drivers::ipsec::IpsecDriver;
 use crate::drivers::nhrp::Burst;
 use crate::drivers::resolver::{Resolved, Resolver};
+use crate::plan::ipsec::SaState;
 use crate::plan::wanted::REDIRECT_GROUP;
 use crate::source::Desired;
 use crate::summary::Summary;
@@ -53,6 +56,8 @@ pub struct Identity {
     pub node: String,
     /// Directory of the NHRP snapshots.
     pub snapshots: PathBuf,
+    /// Socket of the IKE daemon.
+    pub vici: PathBuf,
 }
 
 /// The agent.
@@ -82,6 +87,10 @@ pub struct Agent {
     to_hairpins: mpsc::Sender<Logged>,
     to_multicast: mpsc::Sender<Logged>,
     to_lines: mpsc::Sender<String>,
+    /// Talks to the IKE daemon, once a tunnel needs it.
+    ipsec: Option<IpsecDriver>,
+    sas: Arc<SaState>,
+    to_sas: watch::Sender<Arc<SaState>>,
 }
 
 /// Where the agent's task listens.
@@ -124,6 +133,7 @@ impl Agent {
         let (to_resolved, mut resolved) = mpsc::channel(16);
         let (to_refused, mut refused) = mpsc::channel(16);
         let (to_lines, mut lines) = mpsc::channel(16);
+        let (to_sas, mut sas) = watch::channel(Arc::new(SaState::unknown()));
         if let Err(error) = icmp::start(to_refused) {
             warn!(%error, "wrong keys will look like silent hubs");
         }
@@ -148,6 +158,9 @@ impl Agent {
             to_hairpins,
             to_multicast,
             to_lines,
+            ipsec: None,
+            sas: Arc::new(SaState::unknown()),
+            to_sas,
         };
         let first = inlets.desired.borrow_and_update().clone();
         agent.configure(first);
@@ -180,6 +193,10 @@ impl Agent {
                 Some(answer) = resolved.recv() => agent.resolved(answer),
                 Some(refused) = refused.recv() => agent.refused(refused),
                 Some(network) = lines.recv() => agent.line_changed(&network),
+                Ok(()) = sas.changed() => {
+                    agent.sas = sas.borrow_and_update().clone();
+                    agent.sas_changed().await;
+                }
                 Some(request) = inlets.requests.recv() => {
                     let _ = request.send(agent.report());
                 }
@@ -219,9 +236,14 @@ impl Agent {
             match self.tunnels.get_mut(&network) {
                 // Comes back while it leaves: it starts anew when it has left (see `farewells`).
                 Some(tunnel) if tunnel.doomed || matches!(tunnel.leaving, Some(Leaving::Removed(_))) => {}
-                Some(tunnel) => tunnel.update(endpoint.spec.clone(), endpoint.passwords.clone(), now),
+                Some(tunnel) => {
+                    tunnel.update(endpoint.spec.clone(), endpoint.passwords.clone(), now);
+                    tunnel.guarded.keys.clone_from(&endpoint.keys);
+                }
                 None => {
-                    let tunnel = Tunnel::new(endpoint.spec.clone(), endpoint.passwords.clone());
+                    let mut tunnel = Tunnel::new(endpoint.spec.clone(), endpoint.passwords.clone());
+                    tunnel.guarded.keys.clone_from(&endpoint.keys);
+                    tunnel.sas = Arc::clone(&self.sas);
                     self.tunnels.insert(network, tunnel);
                 }
             }
@@ -263,6 +285,7 @@ impl Agent {
             self.reconcile().await;
             self.flush().await;
         }
+        self.secure();
         self.resolver.hurry(self.tunnels.values().any(|tunnel| tunnel.silent));
         self.save_snapshots(false);
         self.publish();
@@ -309,6 +332,7 @@ impl Agent {
                 self.reconcile_at = self.reconcile_at.min(now.after(SETTLE_MS));
             }
             let Some(tunnel) = self.tunnels.get_mut(&network) else { continue };
+            let packets = ipsec::pass(tunnel, packets, now);
             if let (Some(socket), false) = (&tunnel.socket, packets.is_empty()) {
                 socket.send(&network, &packets).await;
             }
@@ -422,8 +446,11 @@ impl Agent {
                 tunnel.sleep();
                 continue;
             }
-            self.tunnels.remove(network);
-            if let Err(error) = dataplane::nft::load(&dataplane::nft::remove(network)).await {
+            let guarded = self.tunnels.remove(network).is_some_and(|tunnel| tunnel.spec.ipsec.is_some());
+            if guarded {
+                // The guard outlasts the link: `remove_stale` takes one after the other.
+                self.nft_at = now;
+            } else if let Err(error) = dataplane::nft::load(&dataplane::nft::remove(network)).await {
                 warn!(network, %error, "nft table not removed");
             }
             snapshot::remove(&self.identity.snapshots, network);

@@ -1,7 +1,7 @@
 //! Makes the kernel equal to the plan: observe, compare, write the difference.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crds::Reason;
 use crds::endpoint::DmvpnEndpointSpec;
@@ -10,7 +10,7 @@ use dataplane::{Applied, nft};
 use ipnet::IpNet;
 use tracing::{error, info, warn};
 
-use super::{Agent, underlay};
+use super::{Agent, ipsec, underlay};
 use crate::drivers::nhrp::NhrpDriver;
 use crate::ladder::Trouble;
 use crate::plan::diff::{self, LinkStep};
@@ -67,22 +67,33 @@ impl Agent {
 
     /// Source address and link of one tunnel; true if the link changed.
     async fn reconcile_link(&mut self, network: &str, observed: &Observed) -> bool {
+        let unprotectable = self.unprotectable(network);
         let Some(tunnel) = self.tunnels.get_mut(network) else { return false };
         let own = diff::own_link(network, observed).map_or(0, |l| l.index);
         if tunnel.leaving.is_none() {
             let local = underlay::source_address(&self.kernel, observed, tunnel, &self.names, own).await;
             match local.and_then(|local| Ok((local, underlay::remote_address(&tunnel.spec, &self.names)?))) {
                 Ok((local, remote)) => {
-                    tunnel.ground.trouble = None;
+                    tunnel.ground.trouble = unprotectable;
                     let mtu = underlay::mtu(&self.kernel, observed, tunnel, &self.names, local, own).await;
                     tunnel.plan(local, remote, mtu);
                 }
                 Err(trouble) => tunnel.ground.trouble = Some(trouble),
             }
         }
-        let Some(wanted) = &tunnel.wanted else { return false };
+        let Some(wanted) = &mut tunnel.wanted else { return false };
         let step = diff::link_step(&wanted.link, observed);
         let link = wanted.link.clone();
+        if let Some(guard) = &mut wanted.nft.guard {
+            // The link may still have another address: what it sends from there is guarded until it has this one.
+            let now = diff::own_link(network, observed).and_then(|l| l.gre.as_ref());
+            guard.locals.extend(now.and_then(|gre| v4(gre.local)));
+            let text = nft::render(&wanted.nft);
+            if !self.guard(network, text, &step).await {
+                return false;
+            }
+        }
+        let Some(tunnel) = self.tunnels.get_mut(network) else { return false };
         let ops = match step {
             LinkStep::Keep(index) => {
                 set_link(tunnel, index);
@@ -122,6 +133,19 @@ impl Agent {
         true
     }
 
+    /// Loads the rules that keep clear GRE off the wire, before there is a link that could send any; false: they are not
+    /// in force, and the link is not to be touched.
+    async fn guard(&mut self, network: &str, text: String, step: &LinkStep) -> bool {
+        self.reconcile_nft(network, text, false).await;
+        let Some(tunnel) = self.tunnels.get_mut(network) else { return false };
+        if tunnel.loaded_nft.is_some() || matches!(step, LinkStep::Keep(_)) {
+            return true;
+        }
+        let message = "nft did not take the rules that keep clear GRE off the wire: no link without them";
+        tunnel.ground.trouble = Some(Trouble::new(Reason::InterfaceNotCreated, message));
+        false
+    }
+
     /// Removes what is ours and belongs to no tunnel; true if a link went.
     async fn remove_stale(&mut self, observed: &Observed, look_at_nft: bool) -> bool {
         let all: Vec<_> = self.tunnels.values().filter_map(|t| t.wanted.as_ref()).collect();
@@ -146,9 +170,10 @@ impl Agent {
             Op::DeleteRoute(route) => kept.is_empty() || over(route.prefix),
             _ => true,
         });
+        let mut good = true;
         if !ops.is_empty() {
             info!(?ops, "removing what is ours and stale");
-            self.apply("-", &ops).await;
+            good = self.apply("-", &ops).await;
             // A snapshot describes the kernel's state: it goes with it.
             for link in &observed.links {
                 if let Some(network) = link.alias.strip_prefix(ALIAS_PREFIX)
@@ -159,7 +184,12 @@ impl Agent {
             }
         }
         let link_went = ops.iter().any(|op| matches!(op, Op::DeleteLink { .. }));
-        if !look_at_nft {
+        if !good && look_at_nft {
+            // A table may guard the very link that did not go.
+            self.nft_at = clock::now();
+            self.reconcile_at = clock::now().after(RETRY_MS);
+        }
+        if !good || !look_at_nft {
             return link_went;
         }
         match nft::tables().await {
@@ -240,8 +270,11 @@ impl Agent {
             }
         }
         self.reconcile_nft(network, text, look_at_nft).await;
-        if let Some(socket) = self.tunnels.get(network).and_then(|t| t.socket.as_ref()) {
-            socket.send(network, &drained.packets).await;
+        if let Some(tunnel) = self.tunnels.get_mut(network) {
+            let packets = ipsec::pass(tunnel, drained.packets, now);
+            if let Some(socket) = &tunnel.socket {
+                socket.send(network, &packets).await;
+            }
         }
     }
 
@@ -282,6 +315,13 @@ impl Agent {
 /// Prefixes of which what is nowhere ends on this node, by an unreachable route of ours.
 pub(super) fn ends_at(spec: &DmvpnEndpointSpec) -> impl Iterator<Item = IpNet> {
     spec.overlay.iter().chain(&spec.advertise).map(|c| c.0)
+}
+
+fn v4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
 }
 
 fn set_link(tunnel: &mut Tunnel, index: u32) {

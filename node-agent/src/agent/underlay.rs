@@ -131,7 +131,9 @@ pub(super) async fn mtu(
     let mtus = observed.links.iter().filter(|l| links.contains(&l.index)).map(|l| l.mtu);
     let least = if tunnel.spec.overlay.iter().all(Cidr::is_ipv4) { MTU_IPV4 } else { MTU_IPV6 };
     match mtus.min() {
-        Some(mtu) => mtu.saturating_sub(overhead(local, settings.key)).clamp(least, MTU_MOST),
+        Some(mtu) => mtu
+            .saturating_sub(overhead(local, settings.key) + protection(&tunnel.spec))
+            .clamp(least, MTU_MOST),
         None => settings.mtu.into(),
     }
 }
@@ -140,6 +142,16 @@ pub(super) async fn mtu(
 fn overhead(local: IpAddr, key: Option<u32>) -> u32 {
     let ip = if local.is_ipv4() { 20 } else { 40 };
     ip + 4 + if key.is_some() { 4 } else { 0 }
+}
+
+/// What ESP (RFC 4303) in UDP (RFC 3948) takes besides, in bytes: UDP 8, SPI and number 8, trailer 2, then IV, padding
+/// and check value of AES-GCM, or the most that named proposals may have.
+fn protection(spec: &DmvpnEndpointSpec) -> u32 {
+    match &spec.ipsec {
+        None => 0,
+        Some(settings) if settings.proposals.is_empty() => 8 + 8 + 2 + 8 + 3 + 16,
+        Some(_) => 8 + 8 + 2 + 16 + 15 + 32,
+    }
 }
 
 /// The first IPv4 address of a link.

@@ -4,6 +4,7 @@
 
 pub mod capture;
 pub mod icmp;
+pub mod ipsec;
 pub mod keepalive;
 pub mod multicast;
 pub mod nhrp;

@@ -5,6 +5,7 @@
 
 pub mod adopt;
 pub mod diff;
+pub mod ipsec;
 pub mod nhrp;
 pub mod pins;
 pub mod wanted;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crds::endpoint::{DmvpnEndpointSpec, Role};
 use crds::network::{MulticastMode, NhrpMode, Phase};
 use dataplane::model::{Address, GreLink, Neighbour, Op, Route, Target};
-use dataplane::nft::{Capture, Ruleset, Use};
+use dataplane::nft::{Capture, Guard, Ruleset, Use};
 use ipnet::IpNet;
 use nhrp::{Multicast, Output, RouteKind, Time};
 
@@ -151,6 +151,12 @@ impl Wanted {
                 Phase::Phase3 => Some(Use::Destinations),
             },
             multicast: multicast.map(|mode| capture(spec, mode)),
+            guard: match local {
+                IpAddr::V4(local) if spec.ipsec.is_some() => {
+                    Some(Guard { locals: [local].into(), key: tunnel.key })
+                }
+                _ => None,
+            },
             outer: match local {
                 IpAddr::V4(local) => Some((local, tunnel.key)),
                 IpAddr::V6(_) => None,

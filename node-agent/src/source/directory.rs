@@ -10,6 +10,8 @@ use std::time::Duration;
 use anyhow::Context;
 use compile::{Allocated, Inputs, NodeFacts};
 use crds::Reason;
+use crds::endpoint::DmvpnEndpointSpec;
+use crds::network::SecretRef;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use notify::Watcher;
@@ -21,6 +23,7 @@ use view::Problem;
 
 use super::last_good::{LastGood, Saved};
 use super::{Desired, DesiredEndpoint};
+use crate::plan::ipsec::Secret;
 
 /// Changes are gathered for this long: editors and `cp` make several.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -28,6 +31,8 @@ const SETTLE: Duration = Duration::from_millis(50);
 const PATROL: Duration = Duration::from_secs(5);
 /// Key of a Secret's data where the reference names none.
 const PASSWORD_KEY: &str = "password";
+/// The same of a pre-shared key.
+const PSK_KEY: &str = "psk";
 /// Addresses that were allocated, in the state directory.
 const ALLOCATED: &str = "addresses.json";
 /// Objects that worked last, in the state directory.
@@ -149,10 +154,11 @@ impl Reader {
         let mut endpoints = BTreeMap::new();
         for endpoint in compiled.endpoints.into_iter().filter(|e| e.spec.node_name == self.options.node) {
             let network = endpoint.spec.network.clone();
-            match passwords(&endpoint.spec, &objects.secrets) {
-                Ok(passwords) => {
-                    endpoints
-                        .insert(network, DesiredEndpoint { spec: endpoint.spec, passwords, origin: None });
+            match secrets(&endpoint.spec, &objects.secrets) {
+                Ok((passwords, keys)) => {
+                    let keys = keys.into_iter().map(Secret).collect();
+                    let spec = endpoint.spec;
+                    endpoints.insert(network, DesiredEndpoint { spec, passwords, keys, origin: None });
                 }
                 Err(missing) => {
                     problems.push(missing);
@@ -272,17 +278,34 @@ pub(super) fn problem(object: String, field: &str, reason: Reason, message: impl
     Problem { object, field: field.to_owned(), reason: reason.to_string(), message: message.into() }
 }
 
-/// Passwords of an endpoint, in the order of its references.
-fn passwords(
-    spec: &crds::endpoint::DmvpnEndpointSpec,
+/// Values of Secrets, in the order of the references.
+type Values = Vec<Vec<u8>>;
+
+/// Passwords and pre-shared keys of an endpoint, each in the order of its references.
+fn secrets(
+    spec: &DmvpnEndpointSpec,
     secrets: &BTreeMap<String, super::last_good::SecretData>,
-) -> Result<Vec<Vec<u8>>, Problem> {
-    let mut passwords = Vec::new();
-    for (index, reference) in spec.nhrp.authentication_secret_refs.iter().enumerate() {
+) -> Result<(Values, Values), Problem> {
+    let passwords = &spec.nhrp.authentication_secret_refs;
+    let passwords = values(spec, "spec.nhrp.authenticationSecretRefs", passwords, PASSWORD_KEY, secrets)?;
+    let keys = spec.ipsec.as_ref().map(|it| it.psk_secret_refs.as_slice()).unwrap_or_default();
+    let keys = values(spec, "spec.ipsec.authentication.pskSecretRefs", keys, PSK_KEY, secrets)?;
+    Ok((passwords, keys))
+}
+
+fn values(
+    spec: &DmvpnEndpointSpec,
+    list: &str,
+    references: &[SecretRef],
+    default_key: &str,
+    secrets: &BTreeMap<String, super::last_good::SecretData>,
+) -> Result<Values, Problem> {
+    let mut values = Vec::new();
+    for (index, reference) in references.iter().enumerate() {
         let object = format!("DmvpnNetwork/{}", spec.network);
-        let field = format!("spec.nhrp.authenticationSecretRefs[{index}]");
+        let field = format!("{list}[{index}]");
         let name = &reference.name;
-        let key = reference.key.as_deref().unwrap_or(PASSWORD_KEY);
+        let key = reference.key.as_deref().unwrap_or(default_key);
         let Some(secret) = secrets.get(name) else {
             let message =
                 format!("Secret {name} is not there: add it (its label dmvpn.io/network: {})", spec.network);
@@ -296,12 +319,12 @@ fn passwords(
             return Err(problem(object, &field, Reason::SecretNotLabelled, message));
         }
         let Some(value) = secret.data.get(key).filter(|v| !v.is_empty()) else {
-            let message = format!("Secret {name} has no key {key}: put the password there");
+            let message = format!("Secret {name} has no key {key}: put the secret there");
             return Err(problem(object, &field, Reason::SecretKeyMissing, message));
         };
-        passwords.push(value.clone());
+        values.push(value.clone());
     }
-    Ok(passwords)
+    Ok(values)
 }
 
 fn load<T: Default + DeserializeOwned>(dir: &Path, file: &str) -> T {

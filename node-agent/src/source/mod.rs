@@ -11,6 +11,8 @@ use crds::endpoint::DmvpnEndpointSpec;
 use serde::{Deserialize, Serialize};
 use view::Problem;
 
+use crate::plan::ipsec::Secret;
+
 /// Everything that this node should be, and what was wrong with the rest.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {
@@ -32,6 +34,8 @@ pub struct DesiredEndpoint {
     pub spec: DmvpnEndpointSpec,
     /// Passwords for NHRP authentication, in the order of the references.
     pub passwords: Vec<Vec<u8>>,
+    /// Pre-shared keys for IPsec, in the order of the references.
+    pub keys: Vec<Secret>,
     /// The API object that it is from.
     pub origin: Option<Origin>,
 }
@@ -51,6 +55,7 @@ impl std::fmt::Debug for DesiredEndpoint {
         f.debug_struct("DesiredEndpoint")
             .field("spec", &self.spec)
             .field("passwords", &self.passwords.len())
+            .field("keys", &self.keys)
             .field("origin", &self.origin)
             .finish()
     }

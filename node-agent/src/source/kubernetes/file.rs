@@ -41,6 +41,8 @@ impl Kept {
         DesiredEndpoint {
             spec: self.spec.clone(),
             passwords: self.passwords.iter().map(|p| p.0.clone()).collect(),
+            // Protected networks are refused in clusters (`compile::support`).
+            keys: Vec::new(),
             origin: Some(self.origin.clone()),
         }
     }

@@ -1,0 +1,369 @@
+//! The IKE daemon: told what to hold, asked for SAs that are missing, listened to.
+//!
+//! Its loss takes nothing away: SAs are the kernel's. When it comes back it is told everything again and asked what it
+//! has. Whatever it says by itself only makes us ask for its list of SAs, which is the truth; its log alone says why
+//! something failed.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+use vici::{Client, Failure, Message, Notice};
+
+use crate::plan::ipsec::{self, CHILD, IkeTrouble, Loaded, PREFIX, SaState, Secret, Step, parse_name};
+
+/// What is told by itself, on stock strongSwan.
+const EVENTS: &[&str] = &["ike-updown", "child-updown", "ike-rekey", "child-rekey", "log"];
+/// Events are gathered for so long before the SAs are listed.
+const GATHER: Duration = Duration::from_millis(20);
+/// Without any event they are listed this often.
+const PATROL: Duration = Duration::from_secs(30);
+/// A peer that is not reached is tried again after this…
+const RETRY: Duration = Duration::from_secs(1);
+/// … doubled up to that.
+const RETRY_MAX: Duration = Duration::from_secs(8);
+/// Trouble of one connection is written to the log this often at most.
+const QUIET: Duration = Duration::from_secs(10);
+/// What nobody wants any more is kept so long: it may come back, and an agent that has just started may not know yet.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// The task.
+#[derive(Debug)]
+pub struct IpsecDriver {
+    wanted: watch::Sender<Loaded>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl IpsecDriver {
+    /// Starts it for the daemon that listens at `socket`, or will; `state` hears what is known.
+    pub fn start(socket: &Path, state: watch::Sender<Arc<SaState>>) -> Self {
+        let (client, notices) = vici::start(socket, EVENTS, vici::Options::default());
+        let (wanted, receiver) = watch::channel(Loaded::default());
+        let now = Instant::now();
+        let driver = Driver {
+            client,
+            wanted: receiver,
+            out: state,
+            known: SaState::unknown(),
+            connected: false,
+            loaded: Loaded::default(),
+            unwanted: BTreeMap::new(),
+            tries: BTreeMap::new(),
+            told: BTreeMap::new(),
+            sync_at: None,
+            list_at: now,
+        };
+        Self { wanted, task: tokio::spawn(driver.run(notices)) }
+    }
+
+    /// What the daemon should hold from now on.
+    pub fn want(&self, wanted: Loaded) {
+        self.wanted.send_if_modified(|old| {
+            let differs = *old != wanted;
+            *old = wanted;
+            differs
+        });
+    }
+}
+
+impl Drop for IpsecDriver {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Driver {
+    client: Client,
+    wanted: watch::Receiver<Loaded>,
+    out: watch::Sender<Arc<SaState>>,
+    known: SaState,
+    connected: bool,
+    loaded: Loaded,
+    /// Since when a connection is loaded that nobody wants.
+    unwanted: BTreeMap<String, Instant>,
+    /// When a peer may be tried again, and the pause after that.
+    tries: BTreeMap<String, (Instant, Duration)>,
+    /// When trouble of a connection was last written to the log.
+    told: BTreeMap<String, Instant>,
+    sync_at: Option<Instant>,
+    list_at: Instant,
+}
+
+impl Driver {
+    async fn run(mut self, mut notices: mpsc::Receiver<Notice>) {
+        self.publish();
+        loop {
+            let wake = self.sync_at.map_or(self.list_at, |at| at.min(self.list_at));
+            tokio::select! {
+                notice = notices.recv() => {
+                    let Some(notice) = notice else { return };
+                    self.heard(notice).await;
+                    while let Ok(notice) = notices.try_recv() {
+                        self.heard(notice).await;
+                    }
+                }
+                changed = self.wanted.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.sync_at = Some(Instant::now());
+                }
+                () = tokio::time::sleep_until(wake), if self.connected => {}
+            }
+            if self.connected {
+                self.work().await;
+            }
+            self.publish();
+        }
+    }
+
+    fn publish(&self) {
+        let known = &self.known;
+        self.out.send_if_modified(|old| {
+            let differs = **old != *known;
+            if differs {
+                *old = Arc::new(known.clone());
+            }
+            differs
+        });
+    }
+
+    async fn heard(&mut self, notice: Notice) {
+        match notice {
+            Notice::Connected => {
+                self.loaded = match look(&self.client).await {
+                    Ok(loaded) => loaded,
+                    // It went at once: that is told, and when it is there again.
+                    Err(Failure::Away(_)) => return,
+                    Err(failure) => {
+                        warn!(%failure, "what the IKE daemon holds cannot be read: what is stale stays there");
+                        Loaded::default()
+                    }
+                };
+                info!("the IKE daemon is there");
+                self.connected = true;
+                self.tries.clear();
+                self.sync_at = Some(Instant::now());
+                self.list_at = Instant::now();
+            }
+            Notice::Lost(why) => {
+                if self.connected || !self.known.met {
+                    info!(why, "the IKE daemon is away: SAs stay as they are in the kernel");
+                }
+                self.connected = false;
+                self.known.away = Some(why);
+            }
+            Notice::Event(name, message) if name == "log" => self.log(&message),
+            Notice::Event(..) | Notice::Missed => self.list_soon(GATHER),
+        }
+    }
+
+    fn list_soon(&mut self, pause: Duration) {
+        self.list_at = self.list_at.min(Instant::now() + pause);
+    }
+
+    /// A line of its log: why something failed.
+    fn log(&mut self, message: &Message) {
+        let name = message.text("ikesa-name").unwrap_or_default();
+        let line = message.text("msg").unwrap_or_default();
+        let Some(trouble) = IkeTrouble::of(line).filter(|_| parse_name(name).is_some()) else { return };
+        self.known.troubles.insert(name.to_owned(), trouble);
+        let now = Instant::now();
+        if self.told.get(name).is_none_or(|at| now - *at > QUIET) {
+            warn!(connection = name, "IKE: {line}");
+            self.told.insert(name.to_owned(), now);
+        }
+        self.list_soon(GATHER);
+    }
+
+    async fn work(&mut self) {
+        let now = Instant::now();
+        if self.sync_at.is_some_and(|at| at <= now) {
+            self.sync_at = None;
+            if let Err(failure) = self.sync(now).await {
+                warn!(%failure, "IKE configuration");
+                self.sync_at = Some(Instant::now() + RETRY_MAX);
+            }
+            self.list_at = now;
+        }
+        if self.list_at <= now {
+            self.list_at = now + PATROL;
+            match self.client.stream("list-sas", "list-sa", Message::new().with("noblock", "yes")).await {
+                Ok(reply) => self.known.take(&reply.items),
+                Err(failure) => {
+                    debug!(%failure, "list-sas");
+                    self.list_at = now + RETRY;
+                    return;
+                }
+            }
+            self.publish();
+            self.initiate().await;
+        }
+    }
+
+    /// Makes what it holds equal to what is wanted.
+    async fn sync(&mut self, now: Instant) -> Result<(), Failure> {
+        let mut wanted = self.wanted.borrow_and_update().clone();
+        self.unwanted.retain(|name, _| !wanted.connections.contains_key(name));
+        for (name, old) in &self.loaded.connections {
+            if wanted.connections.contains_key(name) {
+                continue;
+            }
+            let until = *self.unwanted.entry(name.clone()).or_insert(now) + LINGER;
+            let in_use = parse_name(name).is_some_and(|(network, peer)| {
+                let here =
+                    wanted.connections.keys().any(|it| parse_name(it).is_some_and(|(n, _)| n == network));
+                // The other end may still send by it: it ends by itself when nobody does.
+                here && peer.is_some_and(|peer| self.known.secured(network, peer))
+            });
+            if in_use || until > now {
+                let again = if in_use { now + PATROL } else { until };
+                self.sync_at = Some(self.sync_at.map_or(again, |at| at.min(again)));
+                wanted.connections.insert(name.clone(), old.clone());
+            }
+        }
+        for (id, old) in &self.loaded.keys {
+            // With the connections that need it.
+            let network = id.rsplit_once('-').map_or("", |(network, _)| network);
+            let used = wanted.connections.keys().any(|it| it.split('/').next() == Some(network));
+            if used && !wanted.keys.keys().any(|it| it.rsplit_once('-').is_some_and(|(n, _)| n == network)) {
+                wanted.keys.insert(id.clone(), old.clone());
+            }
+        }
+        let mut good = Ok(());
+        for step in ipsec::steps(&wanted, &self.loaded) {
+            let name = match &step {
+                Step::PutConnection(name, _) => Some(name.clone()),
+                _ => None,
+            };
+            match self.step(step).await {
+                Err(away @ Failure::Away(_)) => return Err(away),
+                // One that it does not take (proposals that it has no plugin for, say) keeps no other away.
+                Err(failure) => {
+                    if let Some(name) = name {
+                        self.known.troubles.insert(name, IkeTrouble::Proposal);
+                    }
+                    good = Err(failure);
+                }
+                Ok(()) => {}
+            }
+        }
+        good
+    }
+
+    async fn step(&mut self, step: Step) -> Result<(), Failure> {
+        match step {
+            Step::PutKey(id, key) => {
+                self.client.call("load-shared", Secret::message(&key, &id)).await?;
+                info!(id, "pre-shared key loaded");
+                self.loaded.keys.insert(id, Some(key));
+            }
+            Step::DropKey(id) => {
+                drop_key(&self.client, &id).await?;
+                info!(id, "pre-shared key unloaded");
+                self.loaded.keys.remove(&id);
+            }
+            Step::PutConnection(name, connection) => {
+                self.client.call("load-conn", connection.message(&name)).await?;
+                info!(name, "IKE connection loaded");
+                self.loaded.connections.insert(name, Some(connection));
+            }
+            Step::DropConnection(name) => {
+                debug!(name, "IKE connection not wanted any more");
+                drop_connection(&self.client, &name).await?;
+                self.loaded.connections.remove(&name);
+                self.unwanted.remove(&name);
+                self.known.troubles.remove(&name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for the SAs that are wanted and not there.
+    async fn initiate(&mut self) {
+        let wanted = self.wanted.borrow().clone();
+        self.tries.retain(|name, _| wanted.connections.contains_key(name));
+        self.told.retain(|name, _| wanted.connections.contains_key(name));
+        let now = Instant::now();
+        for name in wanted.connections.keys() {
+            let Some((network, Some(peer))) = parse_name(name) else { continue };
+            if !self.loaded.connections.contains_key(name) {
+                continue;
+            }
+            if self.known.secured(network, peer) {
+                self.tries.remove(name);
+                continue;
+            }
+            let (at, pause) = self.tries.get(name).copied().unwrap_or((now, RETRY));
+            if at > now || self.known.connecting.contains(name) {
+                // One that is on its way ends with an event or a line of the log.
+                self.list_soon(at.max(now + RETRY) - now);
+                continue;
+            }
+            self.tries.insert(name.clone(), (now + pause, (pause * 2).min(RETRY_MAX)));
+            self.list_soon(pause);
+            // −1: the answer comes at once, what becomes of it is told by events.
+            let ask = Message::new()
+                .with("child", CHILD)
+                .with("ike", name)
+                .with("timeout", "-1")
+                .with("init-limits", "no");
+            match self.client.call("initiate", ask).await {
+                Ok(_) => debug!(name, "IKE initiated"),
+                Err(failure) => debug!(name, %failure, "IKE not initiated"),
+            }
+        }
+    }
+}
+
+/// Takes everything of ours out of the daemon.
+///
+/// # Errors
+/// When it does not answer.
+pub async fn purge(socket: &Path) -> Result<(), Failure> {
+    let (client, _notices) = vici::start(socket, &[], vici::Options::default());
+    let found = look(&client).await?;
+    for name in found.connections.keys() {
+        drop_connection(&client, name).await?;
+    }
+    for id in found.keys.keys() {
+        drop_key(&client, id).await?;
+    }
+    Ok(())
+}
+
+/// What of ours it holds.
+async fn look(client: &Client) -> Result<Loaded, Failure> {
+    let connections = client.call("get-conns", Message::new()).await?.message;
+    let keys = client.call("get-shared", Message::new()).await?.message;
+    let ours = |list: Vec<&str>| -> Vec<String> {
+        list.into_iter().filter(|name| name.starts_with(PREFIX)).map(str::to_owned).collect()
+    };
+    Ok(Loaded {
+        connections: ours(connections.list("conns")).into_iter().map(|name| (name, None)).collect(),
+        keys: ours(keys.list("keys")).into_iter().map(|id| (id, None)).collect(),
+    })
+}
+
+async fn drop_key(client: &Client, id: &str) -> Result<(), Failure> {
+    gone(client.call("unload-shared", Message::new().with("id", id)).await)
+}
+
+/// Unloads a connection and ends its SAs.
+async fn drop_connection(client: &Client, name: &str) -> Result<(), Failure> {
+    gone(client.call("unload-conn", Message::new().with("name", name)).await)?;
+    let end = Message::new().with("ike", name).with("timeout", "-1");
+    gone(client.call("terminate", end).await)
+}
+
+/// What was not there needs no taking away.
+fn gone<T>(result: Result<T, Failure>) -> Result<(), Failure> {
+    match result {
+        Ok(_) | Err(Failure::Refused(_)) => Ok(()),
+        Err(failure) => Err(failure),
+    }
+}

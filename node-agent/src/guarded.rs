@@ -1,0 +1,97 @@
+//! What a protected tunnel remembers: its keys, whom it speaks to, and packets that wait for an SA.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+
+use nhrp::Time;
+
+use crate::plan::ipsec::Secret;
+
+/// Somebody who was asked or answered straight is wanted as a peer for so long, in milliseconds.
+const ASKED_MS: u64 = 30_000;
+/// A packet waits no longer than this, in milliseconds: whoever sent it has sent another by then.
+const HELD_MS: u64 = 3_000;
+/// Packets that wait for one peer.
+const HELD_EACH: usize = 8;
+/// Peers that are waited for: strangers may have us answer them.
+const ASKED: usize = 256;
+
+/// An NHRP packet and the underlay address that it goes to.
+pub type Packet = (IpAddr, Vec<u8>);
+
+/// What a protected tunnel remembers.
+#[derive(Debug, Default)]
+pub struct Guarded {
+    /// Keys, in the order of the references.
+    pub keys: Vec<Secret>,
+    /// Who was asked or answered straight, and when last.
+    asked: BTreeMap<IpAddr, Time>,
+    held: BTreeMap<IpAddr, VecDeque<(Time, Vec<u8>)>>,
+}
+
+impl Guarded {
+    /// Who was asked or answered straight lately.
+    pub fn asked(&self, now: Time) -> impl Iterator<Item = IpAddr> {
+        self.asked.iter().filter(move |(_, at)| now.since(**at) < ASKED_MS).map(|(peer, _)| *peer)
+    }
+
+    /// Lets through what can go, holds the rest.
+    pub fn pass(&mut self, packets: Vec<Packet>, now: Time, secured: impl Fn(IpAddr) -> bool) -> Vec<Packet> {
+        let mut passed = Vec::new();
+        for (to, packet) in packets {
+            if self.asked.len() < ASKED || self.asked.contains_key(&to) {
+                self.asked.insert(to, now);
+            }
+            if secured(to) || !self.asked.contains_key(&to) {
+                passed.push((to, packet));
+                continue;
+            }
+            let held = self.held.entry(to).or_default();
+            held.push_back((now, packet));
+            if held.len() > HELD_EACH {
+                held.pop_front();
+            }
+        }
+        passed
+    }
+
+    /// What need not wait any more.
+    pub fn release(&mut self, now: Time, secured: impl Fn(IpAddr) -> bool) -> Vec<Packet> {
+        self.asked.retain(|_, at| now.since(*at) < ASKED_MS);
+        let mut released = Vec::new();
+        self.held.retain(|to, held| {
+            held.retain(|(at, _)| now.since(*at) < HELD_MS);
+            if secured(*to) {
+                released.extend(held.drain(..).map(|(_, packet)| (*to, packet)));
+            }
+            !held.is_empty()
+        });
+        released
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_wait_for_the_sa_and_not_for_ever() {
+        let (a, b): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let mut guarded = Guarded::default();
+        let only_b = |peer| peer == b;
+        let passed = guarded.pass(vec![(a, vec![1]), (b, vec![2])], Time(0), only_b);
+        assert_eq!(passed, [(b, vec![2])]);
+        let more: Vec<Packet> = (3..20).map(|n| (a, vec![n])).collect();
+        assert!(guarded.pass(more, Time(2_000), only_b).is_empty());
+        assert_eq!(guarded.asked(Time(2_000)).count(), 2);
+        assert_eq!(guarded.asked(Time(31_000)).count(), 1);
+        assert!(guarded.release(Time(2_500), only_b).is_empty());
+        let released = guarded.release(Time(2_500), |_| true);
+        assert_eq!(released.first(), Some(&(a, vec![12])), "the newest are kept, in their order");
+        assert_eq!(released.len(), HELD_EACH);
+        guarded.pass(vec![(a, vec![1])], Time(3_000), only_b);
+        assert!(guarded.release(Time(6_001), |_| true).is_empty(), "too old");
+        assert!(guarded.release(Time(40_000), |_| true).is_empty());
+        assert_eq!(guarded.asked(Time(0)).count(), 0);
+    }
+}
