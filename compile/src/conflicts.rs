@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crds::network::{NhrpMode, Phase, UnderlayFamily};
 use crds::spoke::TunnelSource;
 use crds::{Cidr, Reason};
 
@@ -33,6 +34,7 @@ pub(crate) fn separate(sites: &mut Vec<Site<'_>>, networks: &mut [Network<'_>], 
             key: network.object.spec.tunnel.key,
             vrf: network.object.spec.tunnel.vrf.clone(),
             overlay: network.overlay.clone(),
+            only_one: only_one(site, network),
         };
         let beside = nodes.entry(node.clone()).or_default();
         if let Some((reason, field, message)) = beside.iter().find_map(|other| tunnel.conflict(other, node)) {
@@ -52,6 +54,8 @@ struct Tunnel {
     key: Option<u32>,
     vrf: Option<String>,
     overlay: Vec<Cidr>,
+    /// It is multipoint over IPv6.
+    only_one: bool,
 }
 
 impl Tunnel {
@@ -73,6 +77,14 @@ impl Tunnel {
             );
             return Some((Reason::TunnelConflict, "tunnel.key", message));
         }
+        if self.only_one && older.only_one {
+            let message = format!(
+                "DmvpnNetwork/{} is multipoint over IPv6 on node {node} already, and Linux has one such link a node: use \
+                 IPv4 or Phase1 for one of them, or other nodes",
+                older.network
+            );
+            return Some((Reason::TunnelConflict, "tunnel.underlayFamily", message));
+        }
         let clash =
             self.overlay.iter().find_map(|own| Some((own, older.overlay.iter().find(|o| o.overlaps(own))?)));
         let (own, other) = clash.filter(|_| self.vrf == older.vrf)?;
@@ -83,6 +95,13 @@ impl Tunnel {
         );
         Some((Reason::OverlappingOverlay, "overlay", message))
     }
+}
+
+/// Whether its tunnel is of the kind of which a node can have but one: multipoint over IPv6.
+fn only_one(site: &Site<'_>, network: &Network<'_>) -> bool {
+    let spec = &network.object.spec;
+    let many = spec.phase != Phase::Phase1 || (site.hub.is_some() && spec.nhrp.mode == NhrpMode::Enabled);
+    spec.tunnel.underlay_family == UnderlayFamily::IPv6 && many
 }
 
 /// Tells the network, and each spoke that it leaves without a tunnel.

@@ -2,7 +2,7 @@
 //! silence. Whoever builds a feature removes its row.
 
 use crds::network::{
-    AuthenticationType, DmvpnNetworkSpec, DscpPolicy, IpsecMode, NhrpMode, RegistrationPolicy,
+    AuthenticationType, DmvpnNetworkSpec, DscpPolicy, IpsecMode, NhrpMode, Phase, RegistrationPolicy,
     RoutingProtocol, UnderlayFamily,
 };
 use crds::spoke::{DmvpnSpokeSpec, PodCidrPolicy};
@@ -75,10 +75,22 @@ const NETWORK: &[Row<DmvpnNetworkSpec>] = &[
     },
     Row {
         asked: |s| {
-            let family = s.tunnel.underlay_family;
-            when(family != UnderlayFamily::IPv4, "spec.tunnel.underlayFamily", family)
+            // Next hops that the kernel asks for: links over IPv6 ask for none.
+            when(over_ipv6(s) && s.phase == Phase::Phase2, "spec.phase", s.phase)
         },
-        instead: "use IPv4",
+        instead: "over an IPv6 underlay use Phase3 or Phase1",
+    },
+    Row {
+        asked: |s| some("spec.tunnel.keepalive", s.tunnel.keepalive.as_ref().filter(|_| over_ipv6(s))),
+        instead: "over an IPv6 underlay remove it",
+    },
+    Row {
+        // A link over IPv6 does not say whose packet came out of it, who would get it back.
+        asked: |s| {
+            let multicast = s.nhrp.multicast.as_ref().filter(|_| over_ipv6(s));
+            multicast.map(|it| list("spec.nhrp.multicast.groups", &it.groups)).unwrap_or_default()
+        },
+        instead: "over an IPv6 underlay remove it: link-local groups alone are carried",
     },
     Row {
         asked: |s| {
@@ -170,6 +182,10 @@ const SPOKE: &[Row<DmvpnSpokeSpec>] = &[
 
 fn protected(spec: &DmvpnNetworkSpec) -> bool {
     spec.ipsec.mode == IpsecMode::Required
+}
+
+fn over_ipv6(spec: &DmvpnNetworkSpec) -> bool {
+    spec.tunnel.underlay_family == UnderlayFamily::IPv6
 }
 
 fn when(asked: bool, field: &str, value: impl Serialize) -> Vec<Ask> {

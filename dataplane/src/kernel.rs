@@ -149,13 +149,14 @@ impl Kernel {
         }
     }
 
-    /// The IPv4 routes of the main table that are not ours.
+    /// The routes of the main table, of IPv6 or of IPv4, that are not ours.
     ///
     /// # Errors
     /// When the kernel refuses the dump.
-    pub async fn underlay(&self) -> Result<Vec<Route>, Error> {
+    pub async fn underlay(&self, ipv6: bool) -> Result<Vec<Route>, Error> {
+        let family = if ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
         let mut requests = self.requests.lock().await;
-        let answer = requests.dump("dump the main table", encode::dump_main_table()).await?;
+        let answer = requests.dump("dump the main table", encode::dump_main_table(family)).await?;
         let routes = answer.iter().filter_map(|message| match message {
             RouteNetlinkMessage::NewRoute(m) => decode::route(m),
             _ => None,
@@ -335,7 +336,7 @@ async fn settle(state: &mut State, index: u32, link: &GreLink) -> Result<(), Err
         ("IPv6 settings", encode::ipv6_settings(index)),
         ("IPv4 neighbour settings", encode::neighbour_settings(index, "arp_cache")),
         ("IPv6 neighbour settings", encode::neighbour_settings(index, "ndisc_cache")),
-        ("state", encode::bring(index, link.up, link.remote.is_none())),
+        ("state", encode::bring(index, link)),
     ];
     let (names, requests): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
     let verdicts = state.writer.write(requests).await;
@@ -373,7 +374,7 @@ async fn our_routes(requests: &mut Requests) -> Result<Vec<Route>, Error> {
 
 /// A link that we made and had no time to mark: our parameters, no alias, and still down as we make them.
 fn is_leftover(old: &Link, wanted: &GreLink) -> bool {
-    let unmarked = GreLink { alias: String::new(), up: false, ..wanted.clone() };
+    let unmarked = GreLink { alias: String::new(), up: false, ..wanted.shown() };
     old.gre.as_ref() == Some(&unmarked)
 }
 

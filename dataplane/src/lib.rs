@@ -14,6 +14,7 @@
 //! | `wire` | model ↔ netlink messages, both ways, no sockets |
 //! | `sys` | system calls; the only file with `unsafe` |
 //! | `nhrp_socket`, `copy_socket` | NHRP packets, copies of multicast |
+//! | `gre6_socket` | both over an IPv6 underlay |
 //! | `nflog`, `nft` | capture, rules |
 //! | `keepalive_socket` | GRE keepalives of point-to-point tunnels |
 //! | `settings` | sysctls that decide whether packets pass through the host |
@@ -23,6 +24,7 @@
 
 mod copy_socket;
 mod error;
+mod gre6_socket;
 mod icmp;
 mod keepalive_socket;
 mod kernel;
@@ -40,6 +42,7 @@ mod writer;
 
 pub use copy_socket::CopySocket;
 pub use error::Error;
+pub use gre6_socket::Gre6Socket;
 pub use icmp::{GreRefused, IcmpSocket};
 pub use keepalive_socket::{Keepalive, KeepaliveSocket};
 pub use kernel::{Applied, Kernel};

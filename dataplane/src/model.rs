@@ -1,7 +1,7 @@
 //! The kernel objects we program, as values: the same types say what is wanted and what was observed, so that
 //! a plan can be compared with a dump.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 /// Protocol number of our routes and neighbours (191 is zebra's own and would be adopted by it).
 pub const PROTOCOL: u8 = 214;
 
-/// A GRE tunnel link over IPv4. Without a remote it is multipoint (mGRE).
+/// A GRE tunnel link. Without a remote it is multipoint: over IPv4 mGRE with a neighbour for each peer; over IPv6 one link
+/// in metadata mode, which has neither address nor key nor TTL of its own: its routes say them ([`Target::Encap`]).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GreLink {
     /// Interface name, at most 15 bytes.
@@ -30,6 +31,22 @@ pub struct GreLink {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
+}
+
+impl GreLink {
+    /// Whether it is a link in metadata mode: multipoint over IPv6, of which a network namespace can have one.
+    pub fn is_metadata(&self) -> bool {
+        self.local.is_ipv6() && self.remote.is_none() && self.ttl != 0
+    }
+
+    /// As the kernel shows it: without what stands in the routes by it.
+    #[must_use]
+    pub fn shown(&self) -> Self {
+        if !self.is_metadata() {
+            return self.clone();
+        }
+        Self { local: Ipv6Addr::UNSPECIFIED.into(), key: None, ttl: u8::MAX, ..self.clone() }
+    }
 }
 
 /// Any link, as observed.
@@ -53,7 +70,7 @@ pub struct Link {
     pub mtu: u32,
     /// Index of the enslaving device (bridge, VRF), 0 if none.
     pub master: u32,
-    /// For kind `gre`: its parameters, in the form that a wanted link has.
+    /// For kinds `gre` and `ip6gre`: its parameters, in the form that a wanted link has ([`GreLink::shown`]).
     pub gre: Option<GreLink>,
 }
 
@@ -76,8 +93,40 @@ pub enum Target {
         /// Gateway.
         via: Option<IpAddr>,
     },
+    /// Out of a link in metadata mode: as [`Target::Link`], with the outer header that its packets get.
+    Encap {
+        /// Interface index.
+        link: u32,
+        /// Gateway, which nobody resolves.
+        via: Option<IpAddr>,
+        /// The outer header.
+        outer: Outer,
+    },
     /// ICMP unreachable.
     Unreachable,
+}
+
+impl Target {
+    /// Where it leads: link and gateway.
+    pub fn hop(&self) -> Option<(u32, Option<IpAddr>)> {
+        match *self {
+            Self::Link { link, via } | Self::Encap { link, via, .. } => Some((link, via)),
+            Self::Unreachable => None,
+        }
+    }
+}
+
+/// The outer header of what goes by a route of a link in metadata mode: GRE over IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Outer {
+    /// Source.
+    pub local: Ipv6Addr,
+    /// Destination: the peer's underlay address.
+    pub remote: Ipv6Addr,
+    /// GRE key.
+    pub key: Option<u32>,
+    /// Hop limit. As observed, 0 means something that no wanted route has (checksums, a traffic class).
+    pub ttl: u8,
 }
 
 /// A route.
@@ -134,7 +183,7 @@ pub enum Op {
     DeleteAddress(Address),
     /// Add or replace a route with our protocol number.
     PutRoute(Route),
-    /// Remove a route of ours.
+    /// Remove a route of ours. The outer header of a [`Target::Encap`] plays no part.
     DeleteRoute(Route),
     /// Add or replace a permanent neighbour with our protocol number.
     PutNeighbour(Neighbour),

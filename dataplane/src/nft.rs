@@ -1,13 +1,14 @@
 //! The nft rules beside a tunnel: one table `inet dmvpn_<network>` for each network, nothing outside it.
 //!
 //! [`render`] makes the text (pure), [`load`] hands it to `nft -f -`, which takes it as one transaction. The
-//! table has up to seven parts: redirect capture, MSS clamping, use tracking, multicast, the guard of a protected tunnel, and always the drop of ICMP
+//! table has up to eight parts: redirect capture, MSS clamping, use tracking, multicast, the guard of a protected tunnel,
+//! whose GRE is taken, and always the drop of ICMP
 //! redirects that would leave by the tunnel and of multicast that the kernel itself would put into GRE. Loading a
 //! table anew empties its sets: load only when the text changed.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use tokio::process::Command;
 
 use crate::Error;
 use crate::names;
+
+mod peers;
 
 /// What the name of each table of ours starts with.
 pub const TABLE_PREFIX: &str = "dmvpn_";
@@ -55,6 +58,8 @@ pub struct Ruleset {
     pub outer: Option<(Ipv4Addr, Option<u32>)>,
     /// The tunnel is protected by IPsec: its GRE neither leaves nor comes in any other way.
     pub guard: Option<Guard>,
+    /// Of a link in metadata mode: whose GRE it takes.
+    pub peers: Option<Peers>,
 }
 
 /// What of GRE has to be protected.
@@ -64,6 +69,23 @@ pub struct Guard {
     pub locals: BTreeSet<Ipv4Addr>,
     /// Key of the tunnel.
     pub key: Option<u32>,
+}
+
+/// Whose GRE a link in metadata mode takes. By itself it takes any, with whatever key and from whomever.
+///
+/// Let in are those to whom we sent something lately that only a member gets: data, a question, an answer that is no
+/// refusal. So whoever may send straight to us is known before he is told so, and nobody has to be quick. NHRP comes
+/// by a socket of the underlay, past all this.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peers {
+    /// Local underlay address.
+    pub local: Ipv6Addr,
+    /// GRE key.
+    pub key: Option<u32>,
+    /// Those who are always let in.
+    pub fixed: Vec<Ipv6Addr>,
+    /// How long others are after the last packet to them, in seconds.
+    pub seconds: u32,
 }
 
 /// What of a packet that leaves by the tunnel is remembered.
@@ -144,6 +166,9 @@ pub fn render(rules: &Ruleset) -> String {
         }
         end(out);
     }
+    if let Some(peers) = &rules.peers {
+        peers::render(out, &link, peers);
+    }
     chain(out, "output", "output priority filter");
     let _ = writeln!(out, "\t\toifname \"{link}\" icmp type redirect drop");
     let _ = writeln!(out, "\t\toifname \"{link}\" icmpv6 type nd-redirect drop");
@@ -171,6 +196,11 @@ pub fn render(rules: &Ruleset) -> String {
     }
     text.push_str("}\n");
     text
+}
+
+/// The text that lets these peers into a network's tunnel from now on; it goes behind that of [`render`].
+pub fn admit(network: &str, peers: &[Ipv6Addr]) -> String {
+    peers::admit(&table(network), peers)
 }
 
 /// The text that removes a network's table, if it is there.
@@ -401,6 +431,7 @@ mod tests {
             }),
             outer: Some((Ipv4Addr::new(192, 0, 2, 2), Some(100))),
             guard: None,
+            peers: None,
         }
     }
 
@@ -504,6 +535,7 @@ table inet dmvpn_branches {
             multicast: None,
             outer: None,
             guard: None,
+            peers: None,
             ..full()
         });
         assert!(!text.contains("set ") && !text.contains("log group") && !text.contains("maxseg"), "{text}");

@@ -44,7 +44,7 @@ impl Packets {
         self.ends.clear();
     }
 
-    fn push(&mut self, nbma: IpAddr, packet: &[u8]) {
+    pub(crate) fn push(&mut self, nbma: IpAddr, packet: &[u8]) {
         self.bytes.extend_from_slice(packet);
         self.ends.push((nbma, self.bytes.len()));
     }

@@ -183,7 +183,7 @@ impl AsRawFd for NetlinkFd {
 }
 
 /// `SO_RCVBUFFORCE`, or what `SO_RCVBUF` allows where the former is refused.
-fn receive_buffer(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
+pub(crate) fn receive_buffer(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
     let wanted = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
     set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, wanted)
         .or_else(|_| SockRef::from(&socket.as_fd()).set_recv_buffer_size(bytes))

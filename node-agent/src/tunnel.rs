@@ -427,7 +427,7 @@ impl Tunnel {
                 change => {
                     self.dirty = true;
                     self.stirred = true;
-                    drained.ops.extend(wanted.learn(&change, self.link));
+                    drained.ops.extend(wanted.take(&change, self.link));
                 }
             }
         }

@@ -6,8 +6,8 @@ use super::*;
 fn networks_that_ask_for_more_are_refused() {
     for (line, want) in [
         (
-            "  tunnel: {underlayFamily: IPv6}",
-            "spec.tunnel.underlayFamily: IPv6 is not supported by this version: use IPv4",
+            "  tunnel: {underlayFamily: IPv6}\n  nhrp: {multicast: {mode: Dynamic, groups: [239.1.1.1]}}",
+            "spec.nhrp.multicast.groups: ",
         ),
         ("  tunnel: {dscpPolicy: Copy}", "spec.tunnel.dscpPolicy: Copy"),
         ("  tunnel: {vrf: red}", "spec.tunnel.vrf: red"),
@@ -126,8 +126,33 @@ fn protection_is_there_on_boxes_that_speak_nhrp() {
 }
 
 #[test]
+fn what_an_ipv6_underlay_cannot_is_named() {
+    for (phase, line, want) in [
+        (
+            "Phase2",
+            "  tunnel: {underlayFamily: IPv6}",
+            "spec.phase: Phase2 is not supported by this version: over",
+        ),
+        (
+            "Phase1",
+            "  tunnel: {underlayFamily: IPv6, keepalive: {periodSeconds: 10, retries: 3}}",
+            "spec.tunnel.keepalive: ",
+        ),
+    ] {
+        let yaml = network("branches", line).replace("Phase3", phase);
+        let faults = compile(&inputs(&yaml, &["hub:dmvpn.io/hub=hub1"])).faults("DmvpnNetwork/branches");
+        assert!(faults.len() == 1 && faults[0].contains(want), "{line}: {faults:?}");
+    }
+    for phase in ["Phase1", "Phase3"] {
+        let yaml = network("branches", "  tunnel: {underlayFamily: IPv6}").replace("Phase3", phase);
+        let compiled = compile(&inputs(&yaml, &["hub:dmvpn.io/hub=hub1"]));
+        assert_eq!(compiled.all_faults(), Vec::<String>::new(), "{phase}");
+    }
+}
+
+#[test]
 fn nobody_waits_in_silence_for_a_network_that_is_refused() {
-    let yaml = network("branches", "  tunnel: {underlayFamily: IPv6}")
+    let yaml = network("branches", "  tunnel: {dscpPolicy: Copy}")
         + &spoke("a", "  overlayAddresses: [10.255.0.11]");
     let compiled = compile(&inputs(&yaml, &["a"]));
     assert!(compiled.endpoints.is_empty());

@@ -3,20 +3,22 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use netlink_packet_core::Nla as _;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    GreIOFlags, InfoData, InfoGre, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    GreIOFlags, InfoData, InfoGre, InfoGre6, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHop, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteIp6Tunnel, RouteIp6TunnelFlags, RouteLwTunnelEncap,
+    RouteMessage, RouteNextHop, RouteType, RouteVia,
 };
 
-use super::encode::IPV6_DEFAULT_METRIC;
-use crate::model::{Address, GreLink, Link, LinkCounters, Lookup, PROTOCOL, Route, Target};
+use super::encode::{GRE_FLAGS, IPV6_DEFAULT_METRIC, NO_ENCAP_LIMIT};
+use crate::model::{Address, GreLink, Link, LinkCounters, Lookup, Outer, PROTOCOL, Route, Target};
 
 /// A neighbour entry of any state and owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +49,7 @@ pub(crate) fn link(message: &LinkMessage) -> Option<Link> {
         master: 0,
         gre: None,
     };
-    let mut data = None;
+    let (mut data, mut data6) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
@@ -60,6 +62,7 @@ pub(crate) fn link(message: &LinkMessage) -> Option<Link> {
                         LinkInfo::Kind(InfoKind::Other(kind)) => link.kind.clone_from(kind),
                         LinkInfo::Kind(kind) => link.kind = kind.to_string(),
                         LinkInfo::Data(InfoData::GreTun(parameters)) => data = Some(parameters),
+                        LinkInfo::Data(InfoData::GreTun6(parameters)) => data6 = Some(parameters),
                         _ => {}
                     }
                 }
@@ -67,7 +70,8 @@ pub(crate) fn link(message: &LinkMessage) -> Option<Link> {
             _ => {}
         }
     }
-    link.gre = data.and_then(|parameters| gre(&link, parameters));
+    let over4 = data.and_then(|parameters| gre(&link, parameters));
+    link.gre = over4.or_else(|| data6.map(|parameters| gre6(&link, parameters)));
     Some(link)
 }
 
@@ -118,13 +122,14 @@ pub(crate) fn route(message: &RouteMessage) -> Option<(Route, u8)> {
         return None;
     }
     let (mut destination, mut table, mut metric, mut source) = (any, u32::from(header.table), 0, None);
-    let mut hop = (None, None);
+    let (mut hop, mut outer) = ((None, None), None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(a) => destination = ip(a)?,
             RouteAttribute::Table(t) => table = *t,
             RouteAttribute::Priority(p) => metric = *p,
             RouteAttribute::PrefSource(a) => source = ip(a),
+            RouteAttribute::Encap(parts) => outer = self::outer(parts),
             // Ours have one hop; of a foreign one the first will do.
             RouteAttribute::MultiPath(hops) => hop = hops.first().map(multipath_hop).unwrap_or_default(),
             _ => {}
@@ -133,7 +138,10 @@ pub(crate) fn route(message: &RouteMessage) -> Option<(Route, u8)> {
     let (oif, via) = next_hop(&message.attributes);
     hop = (hop.0.or(oif), hop.1.or(via));
     let target = match header.kind {
-        RouteType::Unicast => Target::Link { link: hop.0?, via: hop.1 },
+        RouteType::Unicast => match outer {
+            Some(outer) => Target::Encap { link: hop.0?, via: hop.1, outer },
+            None => Target::Link { link: hop.0?, via: hop.1 },
+        },
         RouteType::Unreachable | RouteType::BlackHole | RouteType::Prohibit => Target::Unreachable,
         _ => return None,
     };
@@ -207,6 +215,83 @@ fn gre(link: &Link, parameters: &[InfoGre]) -> Option<GreLink> {
         ttl: if plain { ttl } else { 0 },
         mtu: link.mtu,
         up: link.up,
+    })
+}
+
+/// The same over IPv6. A link in metadata mode is reported as [`GreLink::shown`] says it.
+fn gre6(link: &Link, parameters: &[InfoGre6]) -> GreLink {
+    let (mut local, mut remote) = (Ipv6Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
+    let (mut iflags, mut oflags) = (GreIOFlags::empty(), GreIOFlags::empty());
+    let (mut ikey, mut okey, mut ttl, mut plain, mut metadata, mut limit) = (0, 0, 0, true, false, true);
+    for parameter in parameters {
+        match parameter {
+            InfoGre6::Local(a) => local = *a,
+            InfoGre6::Remote(a) => remote = *a,
+            InfoGre6::IFlags(f) => iflags = *f,
+            InfoGre6::OFlags(f) => oflags = *f,
+            InfoGre6::IKey(k) => ikey = *k,
+            InfoGre6::OKey(k) => okey = *k,
+            InfoGre6::Ttl(t) => ttl = *t,
+            InfoGre6::FlowLabel(flow) => plain &= *flow == 0,
+            InfoGre6::CollectMetadata => metadata = true,
+            InfoGre6::Other(other) if other.kind() == GRE_FLAGS => {
+                let mut value = [0; 4];
+                if other.value_len() == value.len() {
+                    other.emit_value(&mut value);
+                }
+                limit = u32::from_ne_bytes(value) & NO_ENCAP_LIMIT == 0;
+            }
+            _ => {}
+        }
+    }
+    let shown = GreLink {
+        name: link.name.clone(),
+        alias: link.alias.clone(),
+        local: local.into(),
+        remote: (!remote.is_unspecified()).then_some(remote.into()),
+        key: iflags.contains(GreIOFlags::Key).then_some(ikey),
+        ttl,
+        mtu: link.mtu,
+        up: link.up,
+    };
+    if metadata {
+        return GreLink {
+            local: Ipv6Addr::UNSPECIFIED.into(),
+            remote: None,
+            key: None,
+            ttl: u8::MAX,
+            ..shown
+        };
+    }
+    // Without a remote, and not in metadata mode, it cannot send: no wanted link is like that.
+    plain &= iflags == oflags && GreIOFlags::Key.contains(iflags) && ikey == okey;
+    plain &= !limit && shown.remote.is_some();
+    GreLink { ttl: if plain { ttl } else { 0 }, ..shown }
+}
+
+/// The outer header of a route; `None`: it has none over IPv6.
+fn outer(parts: &[RouteLwTunnelEncap]) -> Option<Outer> {
+    let (mut local, mut remote, mut key) = (Ipv6Addr::UNSPECIFIED, None, 0);
+    let (mut ttl, mut plain, mut flags) = (0, true, RouteIp6TunnelFlags::empty());
+    for part in parts {
+        let RouteLwTunnelEncap::Ip6(part) = part else { continue };
+        match part {
+            RouteIp6Tunnel::Id(id) => key = *id,
+            RouteIp6Tunnel::Destination(a) => remote = Some(*a),
+            RouteIp6Tunnel::Source(a) => local = *a,
+            RouteIp6Tunnel::Hoplimit(limit) => ttl = *limit,
+            RouteIp6Tunnel::Tc(tc) => plain &= *tc == 0,
+            RouteIp6Tunnel::Flags(all) => flags = *all,
+            RouteIp6Tunnel::Opts(_) => plain = false,
+            _ => {}
+        }
+    }
+    plain &= RouteIp6TunnelFlags::Key.contains(flags) && u32::try_from(key).is_ok();
+    Some(Outer {
+        local,
+        remote: remote?,
+        key: flags.contains(RouteIp6TunnelFlags::Key).then_some(u32::try_from(key).unwrap_or(0)),
+        ttl: if plain { ttl } else { 0 },
     })
 }
 

@@ -1,11 +1,11 @@
 //! Model → netlink requests.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, GreIOFlags, In6AddrGenMode, InfoData, InfoGre, InfoKind,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, GreIOFlags, In6AddrGenMode, InfoData, InfoGre, InfoGre6, InfoKind,
     LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
@@ -13,19 +13,25 @@ use netlink_packet_route::neighbour_table::{
     NeighbourTableAttribute, NeighbourTableMessage, NeighbourTableParameter,
 };
 use netlink_packet_route::route::{
-    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
+    RouteAttribute, RouteFlags, RouteHeader, RouteIp6Tunnel, RouteIp6TunnelFlags, RouteLwEnCapType,
+    RouteLwTunnelEncap, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::frame::Request;
 use crate::Error;
-use crate::model::{Address, GreLink, Neighbour, PROTOCOL, Route, Target};
+use crate::model::{Address, GreLink, Neighbour, Outer, PROTOCOL, Route, Target};
 use crate::names;
 
 /// The main routing table.
 pub(crate) const MAIN_TABLE: u32 = 254;
 /// The metric that IPv6 routes get when none is given; the kernel has no 0 there.
 pub(crate) const IPV6_DEFAULT_METRIC: u32 = 1024;
+
+/// `IFLA_GRE_FLAGS` and, in it, `IP6_TNL_F_IGN_ENCAP_LIMIT`: no destination option with an encapsulation limit in each
+/// packet (linux/if_tunnel.h, linux/ip6_tunnel.h).
+pub(crate) const GRE_FLAGS: u16 = 13;
+pub(crate) const NO_ENCAP_LIMIT: u32 = 1;
 
 const NLA_F_NESTED: u16 = 0x8000;
 const IFLA_INET_CONF: u16 = 1;
@@ -42,8 +48,18 @@ pub(crate) fn check(link: &GreLink) -> Result<(), Error> {
     if link.ttl == 0 {
         return Err(Error::invalid("tunnel TTL", link.ttl, "must be 1 to 255, it is never inherited"));
     }
-    ipv4("tunnel source", link.local)?;
-    link.remote.map_or(Ok(Ipv4Addr::UNSPECIFIED), |remote| ipv4("tunnel destination", remote)).map(|_| ())
+    if link.local.is_unspecified() {
+        return Err(Error::invalid("tunnel source", link.local, "must be an address"));
+    }
+    match link.remote {
+        Some(remote) if remote.is_ipv4() != link.local.is_ipv4() => {
+            Err(Error::invalid("tunnel destination", remote, "is not of the tunnel source's family"))
+        }
+        Some(remote) if remote.is_unspecified() => {
+            Err(Error::invalid("tunnel destination", remote, "must be an address"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Creates the link, down.
@@ -124,11 +140,12 @@ pub(crate) fn neighbour_settings(index: u32, table: &str) -> Request {
 const MULTICAST_SINK: [u8; 4] = [224, 0, 0, 0];
 
 /// Up or down, always without NOARP.
-pub(crate) fn bring(index: u32, up: bool, multipoint: bool) -> Request {
+pub(crate) fn bring(index: u32, link: &GreLink) -> Request {
     let mut message = LinkMessage::default();
     message.header.index = index;
-    set_flags(&mut message, up);
-    if multipoint {
+    set_flags(&mut message, link.up);
+    // In metadata mode what no route leads is dropped by the link itself.
+    if link.remote.is_none() && link.local.is_ipv4() {
         message.attributes.push(LinkAttribute::Broadcast(MULTICAST_SINK.to_vec()));
     }
     Request { message: RouteNetlinkMessage::SetLink(message), flags: 0 }
@@ -165,8 +182,11 @@ pub(crate) fn put_route(route: &Route, replace: bool) -> Result<Request, Error> 
 
 pub(crate) fn delete_route(route: &Route) -> Result<Request, Error> {
     let mut message = route_message(route)?;
-    // A preferred source may have gone with its address; the rest says which route is meant.
-    message.attributes.retain(|a| !matches!(a, RouteAttribute::PrefSource(_)));
+    // A preferred source may have gone with its address, an outer header may be another by now: the rest says which
+    // route is meant.
+    message.attributes.retain(|a| {
+        !matches!(a, RouteAttribute::PrefSource(_) | RouteAttribute::EncapType(_) | RouteAttribute::Encap(_))
+    });
     Ok(Request { message: RouteNetlinkMessage::DelRoute(message), flags: 0 })
 }
 
@@ -213,10 +233,10 @@ pub(crate) fn dump_routes(family: AddressFamily) -> Request {
     Request { message: RouteNetlinkMessage::GetRoute(message), flags: NLM_F_DUMP }
 }
 
-/// All IPv4 routes of the main table; the kernel filters.
-pub(crate) fn dump_main_table() -> Request {
+/// All routes of one family in the main table; the kernel filters.
+pub(crate) fn dump_main_table(family: AddressFamily) -> Request {
     let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
+    message.header.address_family = family;
     message.attributes.push(RouteAttribute::Table(MAIN_TABLE));
     Request { message: RouteNetlinkMessage::GetRoute(message), flags: NLM_F_DUMP }
 }
@@ -234,6 +254,9 @@ pub(crate) fn lookup(to: IpAddr) -> Request {
 }
 
 fn gre_info(link: &GreLink) -> Result<LinkAttribute, Error> {
+    if let IpAddr::V6(local) = link.local {
+        return Ok(gre6_info(link, local));
+    }
     let flags = if link.key.is_some() { GreIOFlags::Key } else { GreIOFlags::empty() };
     let mut data = vec![
         InfoGre::Local(ipv4("tunnel source", link.local)?),
@@ -254,6 +277,43 @@ fn gre_info(link: &GreLink) -> Result<LinkAttribute, Error> {
         LinkInfo::Kind(InfoKind::GreTun),
         LinkInfo::Data(InfoData::GreTun(data)),
     ]))
+}
+
+/// Over IPv6: point-to-point with all that it needs, multipoint in metadata mode.
+fn gre6_info(link: &GreLink, local: Ipv6Addr) -> LinkAttribute {
+    let flags = if link.key.is_some() { GreIOFlags::Key } else { GreIOFlags::empty() };
+    let data = match link.remote {
+        Some(IpAddr::V6(remote)) => {
+            let keys = link.key.into_iter().flat_map(|key| [InfoGre6::IKey(key), InfoGre6::OKey(key)]);
+            let fixed = [
+                InfoGre6::Local(local),
+                InfoGre6::Remote(remote),
+                InfoGre6::Ttl(link.ttl),
+                InfoGre6::IFlags(flags),
+                InfoGre6::OFlags(flags),
+                InfoGre6::Other(DefaultNla::new(GRE_FLAGS, NO_ENCAP_LIMIT.to_ne_bytes().to_vec())),
+            ];
+            fixed.into_iter().chain(keys).collect()
+        }
+        _ => vec![InfoGre6::CollectMetadata],
+    };
+    LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::GreTun6), LinkInfo::Data(InfoData::GreTun6(data))])
+}
+
+/// What `ip route … encap ip6` writes.
+fn encap(outer: &Outer) -> [RouteAttribute; 2] {
+    let flags = if outer.key.is_some() { RouteIp6TunnelFlags::Key } else { RouteIp6TunnelFlags::empty() };
+    let all = [
+        RouteIp6Tunnel::Id(outer.key.unwrap_or(0).into()),
+        RouteIp6Tunnel::Destination(outer.remote),
+        RouteIp6Tunnel::Source(outer.local),
+        RouteIp6Tunnel::Hoplimit(outer.ttl),
+        RouteIp6Tunnel::Flags(flags),
+    ];
+    [
+        RouteAttribute::EncapType(RouteLwEnCapType::Ip6),
+        RouteAttribute::Encap(all.into_iter().map(RouteLwTunnelEncap::Ip6).collect()),
+    ]
 }
 
 /// NOARP off (else nothing is ever resolved), multicast on.
@@ -305,9 +365,19 @@ fn route_message(route: &Route) -> Result<RouteMessage, Error> {
         RouteAttribute::Table(route.table),
         RouteAttribute::Priority(metric),
     ];
-    match route.target {
-        Target::Unreachable => message.header.kind = RouteType::Unreachable,
-        Target::Link { link, via } => {
+    if let Target::Encap { outer, .. } = &route.target {
+        if outer.ttl == 0 || outer.local.is_unspecified() || outer.remote.is_unspecified() {
+            return Err(Error::invalid(
+                "outer header",
+                format!("{outer:?}"),
+                "lacks an address or a hop limit",
+            ));
+        }
+        message.attributes.extend(encap(outer));
+    }
+    match route.target.hop() {
+        None => message.header.kind = RouteType::Unreachable,
+        Some((link, via)) => {
             message.header.kind = RouteType::Unicast;
             message.attributes.push(RouteAttribute::Oif(link));
             match via {

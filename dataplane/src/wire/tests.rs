@@ -16,7 +16,7 @@ use proptest::prelude::*;
 
 use super::frame::{self, Request};
 use super::{decode, encode};
-use crate::model::{Address, GreLink, Neighbour, PROTOCOL, Route, Target};
+use crate::model::{Address, GreLink, Neighbour, Outer, PROTOCOL, Route, Target};
 
 /// Through bytes and back.
 fn reread(request: Request) -> RouteNetlinkMessage {
@@ -67,14 +67,35 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn gre6()(
+        link in gre(), local in v6(), remote in proptest::option::of(v6()),
+    ) -> GreLink {
+        GreLink { local, remote, ..link }
+    }
+}
+
+prop_compose! {
+    fn outer()(
+        local in 1_u128..u128::MAX, remote in 1_u128..u128::MAX, key in proptest::option::of(any::<u32>()),
+        ttl in 1_u8..=255,
+    ) -> Outer {
+        Outer { local: local.into(), remote: remote.into(), key, ttl }
+    }
+}
+
+prop_compose! {
     fn route()(
         prefix in net(), table in 1_u32..=u32::MAX, metric in 0_u32..=u32::MAX, link in 1_u32..0x7fff_ffff,
         hop in proptest::option::of((v4(), v6())), unreachable in any::<bool>(), sourced in any::<bool>(),
+        outer in proptest::option::of(outer()),
     ) -> Route {
         let v4 = prefix.addr().is_ipv4();
         let metric = if !v4 && metric == 1024 { 1025 } else { metric };
         let same = |(a, b)| if v4 { a } else { b };
-        let on = Target::Link { link, via: hop.map(same) };
+        let on = match outer {
+            Some(outer) => Target::Encap { link, via: hop.map(same), outer },
+            None => Target::Link { link, via: hop.map(same) },
+        };
         let target = if unreachable { Target::Unreachable } else { on };
         Route { prefix, table, metric, target, source: hop.map(same).filter(|_| sourced) }
     }
@@ -82,15 +103,15 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn links(link in gre(), index in 1_u32..0x7fff_ffff) {
+    fn links(link in prop_oneof![gre(), gre6()], index in 1_u32..0x7fff_ffff) {
         let (created, message) = reread_link(encode::create_link(&link).unwrap());
-        prop_assert_eq!(created.gre.unwrap(), GreLink { alias: String::new(), ..link.clone() });
+        prop_assert_eq!(created.gre.unwrap(), GreLink { alias: String::new(), ..link.shown() });
         prop_assert!(message.header.change_mask.contains(LinkFlags::Noarp | LinkFlags::Up));
         prop_assert!(!message.header.flags.contains(LinkFlags::Noarp) && !created.up);
         let (changed, _) = reread_link(encode::change_link(index, &link).unwrap());
         prop_assert_eq!(changed.index, index);
         // A change does not rename.
-        prop_assert_eq!(changed.gre.unwrap(), GreLink { name: String::new(), ..link });
+        prop_assert_eq!(changed.gre.unwrap(), GreLink { name: String::new(), ..link.shown() });
     }
 
     #[test]
@@ -99,12 +120,13 @@ proptest! {
             panic!()
         };
         prop_assert_eq!(decode::route(&put), Some((route.clone(), PROTOCOL)));
-        let via = matches!(route.target, Target::Link { via: Some(_), .. });
+        let via = matches!(route.target.hop(), Some((_, Some(_))));
         prop_assert_eq!(put.header.flags.contains(RouteFlags::Onlink), via);
         let RouteNetlinkMessage::DelRoute(gone) = reread(encode::delete_route(&route).unwrap()) else {
             panic!()
         };
-        prop_assert_eq!(decode::route(&gone), Some((Route { source: None, ..route }, PROTOCOL)));
+        let target = route.target.hop().map_or(Target::Unreachable, |(link, via)| Target::Link { link, via });
+        prop_assert_eq!(decode::route(&gone), Some((Route { source: None, target, ..route }, PROTOCOL)));
     }
 
     #[test]
@@ -172,7 +194,8 @@ fn what_we_cannot_make_is_refused() {
         GreLink { name: "a\"b".into(), ..plain() },
         GreLink { alias: "a b".into(), ..plain() },
         GreLink { ttl: 0, ..plain() },
-        GreLink { local: "2001:db8::1".parse().unwrap(), ..plain() },
+        GreLink { local: "::".parse().unwrap(), ..plain() },
+        GreLink { local: "2001:db8::1".parse().unwrap(), remote: Some([192, 0, 2, 2].into()), ..plain() },
         GreLink { local: "0.0.0.0".parse().unwrap(), ..plain() },
         GreLink { remote: Some("2001:db8::1".parse().unwrap()), ..plain() },
     ];
@@ -207,6 +230,35 @@ fn foreign_parameters_never_look_like_wanted_ones() {
         }
         assert_eq!(decode::link(&message).unwrap().gre.unwrap().ttl, 0, "{parameter:?}");
     }
+}
+
+/// `ip route add 10.9.0.2/32 encap ip6 id 100 src 2001:db8::a dst 2001:db8::b hoplimit 255 key …`, as `strace` shows it
+/// of iproute2 6.1 (which also sends a traffic class of 0).
+#[test]
+fn an_outer_header_is_what_ip_route_writes() {
+    let outer = Outer {
+        local: "2001:db8::a".parse().unwrap(),
+        remote: "2001:db8::b".parse().unwrap(),
+        key: Some(100),
+        ttl: 255,
+    };
+    let target = Target::Encap { link: 9, via: None, outer };
+    let prefix = "10.9.0.2/32".parse().unwrap();
+    let route = Route { prefix, table: 254, metric: 0, target, source: None };
+    let mut bytes = Vec::new();
+    encode::put_route(&route, false).unwrap().write(1, true, &mut bytes);
+    let mut encap = vec![12, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 100];
+    encap.extend([20, 0, 2, 0, 0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x0b]);
+    encap.extend([20, 0, 3, 0, 0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x0a]);
+    encap.extend([5, 0, 4, 0, 255, 0, 0, 0]);
+    encap.extend([6, 0, 6, 0, 0, 4, 0, 0]);
+    let found = bytes.windows(encap.len()).position(|part| part == encap).expect("the outer header");
+    // RTA_ENCAP (22) around it, and RTA_ENCAP_TYPE (21) with LWTUNNEL_ENCAP_IP6.
+    assert_eq!(bytes[found - 4..found], [encap.len() as u8 + 4, 0, 22, 0]);
+    assert!(bytes.windows(6).any(|part| part == [6, 0, 21, 0, 4, 0]));
+    let empty = Outer { ttl: 0, ..outer };
+    let target = Target::Encap { link: 9, via: None, outer: empty };
+    assert!(encode::put_route(&Route { target, ..route }, false).is_err());
 }
 
 #[test]

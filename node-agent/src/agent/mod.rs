@@ -317,7 +317,8 @@ impl Agent {
             let Drained { mut ops, packets, queries, blind } = tunnel.drain(now);
             if blind {
                 // What it stands for may go with these very changes.
-                match self.kernel.underlay().await {
+                let v6 = tunnel.wanted.as_ref().is_some_and(|wanted| wanted.link.local.is_ipv6());
+                match self.kernel.underlay(v6).await {
                     Ok(underlay) => drop(ops.splice(0..0, tunnel.see_underlay(underlay))),
                     Err(error) => warn!(network, %error, "underlay"),
                 }

@@ -34,8 +34,9 @@ impl Agent {
         };
         let peers = engine.multicast_peers(mode, like, from);
         let network = &tunnel.spec.network;
-        if tunnel.copier.as_ref().is_none_or(|copier| copier.link() != link) {
-            match Copier::open(network, link) {
+        let Some(gre) = tunnel.wanted.as_ref().map(|wanted| &wanted.link) else { return };
+        if tunnel.copier.as_ref().is_none_or(|copier| !copier.serves(link, gre)) {
+            match Copier::open(network, link, gre) {
                 Ok(copier) => tunnel.copier = Some(copier),
                 Err(error) => return warn!(network, %error, "multicast is not sent"),
             }

@@ -108,6 +108,20 @@ impl Agent {
                 set_link(tunnel, 0);
                 return false;
             }
+            LinkStep::OnlyOne(index) => {
+                let other = observed.links.iter().find(|l| l.index == index);
+                let other = other.map_or_else(String::new, |l| match l.alias.strip_prefix(ALIAS_PREFIX) {
+                    Some(network) => format!("{} of network {network}", l.name),
+                    None => l.name.clone(),
+                });
+                let message = format!(
+                    "a multipoint tunnel over IPv6 is an ip6gre link in metadata mode, of which a node can have but one, \
+                     and {other} (index {index}) is one: remove that, or use an IPv4 underlay or Phase1 here"
+                );
+                tunnel.ground.trouble = Some(Trouble::new(Reason::InterfaceNotCreated, message));
+                set_link(tunnel, 0);
+                return false;
+            }
             LinkStep::Create => vec![Op::CreateGre(link)],
             LinkStep::Change(index) => vec![Op::ChangeGre { index, link }],
             LinkStep::Replace(index) => vec![Op::DeleteLink { index }, Op::CreateGre(link)],
@@ -234,8 +248,11 @@ impl Agent {
             self.reconcile_at = now.after(RETRY_MS);
         }
         let speaks = tunnel.speaks_nhrp() && !tunnel.ground.suspended;
-        if tunnel.socket.as_ref().is_none_or(|s| s.link() != tunnel.link) && speaks {
-            match NhrpDriver::open(network, tunnel.link, self.to_bursts.clone()) {
+        let gre = tunnel.wanted.as_ref().map(|wanted| &wanted.link).filter(|_| speaks);
+        if let Some(gre) = gre
+            && tunnel.socket.as_ref().is_none_or(|s| !s.serves(tunnel.link, gre))
+        {
+            match NhrpDriver::open(network, tunnel.link, gre, self.to_bursts.clone()) {
                 Ok(socket) => tunnel.socket = Some(socket),
                 Err(error) => {
                     warn!(network, %error, "NHRP socket");
@@ -257,19 +274,22 @@ impl Agent {
         let Some(wanted) = &mut tunnel.wanted else { return };
         wanted.underlay = match wanted.default_gateway() {
             Some(_) => {
-                self.kernel.underlay().await.inspect_err(|error| warn!(network, %error, "underlay")).ok()
+                let v6 = wanted.link.local.is_ipv6();
+                self.kernel.underlay(v6).await.inspect_err(|error| warn!(network, %error, "underlay")).ok()
             }
             None => None,
         };
         let ops = diff::changes(wanted, tunnel.link, observed);
         let text = nft::render(&wanted.nft);
+        // Who may send in is known here: a table that is loaded anew has forgotten it.
+        let seeds = nft::admit(network, &wanted.peers6());
         if !ops.is_empty() {
             info!(network, changes = ops.len(), "kernel differs from the plan");
             if !self.apply(network, &ops).await {
                 self.reconcile_at = clock::now().after(RETRY_MS);
             }
         }
-        self.reconcile_nft(network, text, look_at_nft).await;
+        self.reconcile_nft(network, text, &seeds, look_at_nft).await;
         if let Some(tunnel) = self.tunnels.get_mut(network) {
             let packets = ipsec::pass(tunnel, drained.packets, now);
             if let Some(socket) = &tunnel.socket {
@@ -278,15 +298,16 @@ impl Agent {
         }
     }
 
-    /// Loads the nft table unless it stands as we loaded it; without `look`, unless we loaded that text.
-    async fn reconcile_nft(&mut self, network: &str, text: String, look: bool) {
+    /// Loads the nft table unless it stands as we loaded it; without `look`, unless we loaded that text. `seeds` are put
+    /// into its sets with it.
+    async fn reconcile_nft(&mut self, network: &str, text: String, seeds: &str, look: bool) {
         let Some(tunnel) = self.tunnels.get_mut(network) else { return };
         if !look && tunnel.loaded_nft.as_ref().is_some_and(|(loaded, _)| *loaded == text) {
             return;
         }
         let loaded = match nft::listed(network).await {
             Ok(Some(listed)) if tunnel.loaded_nft == Some((text.clone(), listed.clone())) => return,
-            Ok(_) => nft::load(&text).await,
+            Ok(_) => nft::load(&format!("{text}{seeds}")).await,
             Err(error) => Err(error),
         };
         match loaded {
@@ -355,7 +376,7 @@ pub(super) fn disturbs(event: &KernelEvent, tunnel: &Tunnel) -> bool {
     };
     match event {
         KernelEvent::Link(link) if link.index == tunnel.link => {
-            link.gre.as_ref() != Some(&wanted.link) || link.noarp
+            link.gre.as_ref() != Some(&wanted.link.shown()) || link.noarp
         }
         KernelEvent::Link(_) => true,
         KernelEvent::LinkGone { .. } => !removed,
@@ -383,7 +404,7 @@ pub(super) fn disturbs(event: &KernelEvent, tunnel: &Tunnel) -> bool {
 }
 
 fn concerns(route: &dataplane::model::Route, link: u32) -> bool {
-    matches!(route.target, dataplane::model::Target::Link { link: l, .. } if l == link)
+    route.target.hop().is_some_and(|(on, _)| on == link)
 }
 
 fn is_link_local(address: &IpNet) -> bool {

@@ -1,10 +1,10 @@
 //! The underlay: which local address a tunnel uses, and whether each hub can be reached without going through the tunnel.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crds::endpoint::DmvpnEndpointSpec;
-use crds::network::MtuPolicy;
+use crds::network::{MtuPolicy, UnderlayFamily};
 use crds::spoke::TunnelSourceFrom;
 use crds::{Cidr, Reason};
 use dataplane::Kernel;
@@ -20,8 +20,10 @@ const LOOPBACK: u32 = 1;
 const MTU_IPV4: u32 = 576;
 const MTU_IPV6: u32 = 1280;
 const MTU_MOST: u32 = 9216;
-/// An address that no ordinary route names (RFC 1112 class E), so that a look-up finds the default route.
+/// Addresses that no ordinary route names (RFC 1112 class E; documentation, RFC 9637), so that a look-up finds the default
+/// route.
 const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(240, 0, 0, 1));
+const NOWHERE6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x3fff, 0xfff, 0, 0, 0, 0, 0, 1));
 
 /// Finds the local underlay address of a tunnel. `own` is the index of its link (0: none).
 ///
@@ -36,6 +38,7 @@ pub(super) async fn source_address(
 ) -> Result<IpAddr, Trouble> {
     let spec = &tunnel.spec;
     let source = &spec.tunnel.source;
+    let family = spec.tunnel.underlay_family;
     match source.from {
         TunnelSourceFrom::Address => {
             let text = source.address.as_deref().unwrap_or_default();
@@ -45,6 +48,12 @@ pub(super) async fn source_address(
                     format!("tunnelSource.address: `{text}` is not an IP address"),
                 )
             })?;
+            if address.is_ipv6() != is6(family) {
+                let message = format!(
+                    "tunnel source address {address} is not of the underlay's family: correct tunnelSource.address or tunnel.underlayFamily"
+                );
+                return Err(Trouble::new(Reason::SourceAddressInvalid, message));
+            }
             let on = observed.addresses.iter().find(|a| a.address.addr() == address);
             let Some(on) = on else {
                 return Err(Trouble::new(
@@ -68,11 +77,12 @@ pub(super) async fn source_address(
                 ));
             };
             check_up(Some(link))?;
-            address_of(link.index, observed).ok_or_else(|| {
+            address_of(link.index, family, observed).ok_or_else(|| {
                 Trouble::new(
                     Reason::InterfaceHasNoAddress,
                     format!(
-                        "tunnel source interface {name} has no IPv4 address: configure one, or wait for DHCP"
+                        "tunnel source interface {name} has no {} address: configure one, or wait for DHCP",
+                        name_of(family)
                     ),
                 )
             })
@@ -83,11 +93,12 @@ pub(super) async fn source_address(
         )),
         TunnelSourceFrom::DefaultRoute => {
             let hubs = spec.nhs.iter().flat_map(|h| &h.nbma).flat_map(|n| nbma_addresses(n, names));
-            for to in hubs.chain([NOWHERE]) {
+            let nowhere = if is6(family) { NOWHERE6 } else { NOWHERE };
+            for to in hubs.filter(|hub| hub.is_ipv6() == is6(family)).chain([nowhere]) {
                 let Ok(found) = kernel.lookup(to).await else { continue };
                 let address = match found.link == own {
-                    true => pin(tunnel, to).and_then(|pin| via_pin(&pin, observed)),
-                    false => found.source.filter(IpAddr::is_ipv4),
+                    true => pin(tunnel, to).and_then(|pin| via_pin(&pin, family, observed)),
+                    false => found.source.filter(|source| source.is_ipv6() == is6(family)),
                 };
                 if let Some(address) = address {
                     return Ok(address);
@@ -118,7 +129,8 @@ pub(super) async fn mtu(
     }
     let mut links = Vec::new();
     let hubs = tunnel.spec.nhs.iter().flat_map(|h| &h.nbma).flat_map(|n| nbma_addresses(n, names));
-    for to in hubs.chain(tunnel.spec.nhrp.static_mappings.iter().map(|m| m.nbma_address)) {
+    let hubs = hubs.chain(tunnel.spec.nhrp.static_mappings.iter().map(|m| m.nbma_address));
+    for to in hubs.filter(|hub| hub.is_ipv6() == local.is_ipv6()) {
         links.extend(kernel.lookup(to).await.ok().map(|found| found.link).filter(|link| *link != own));
     }
     if links.is_empty() {
@@ -126,7 +138,8 @@ pub(super) async fn mtu(
         links.extend(with.filter(|link| *link != LOOPBACK));
     }
     if links.is_empty() {
-        links.extend(kernel.lookup(NOWHERE).await.ok().map(|found| found.link).filter(|link| *link != own));
+        let nowhere = if local.is_ipv6() { NOWHERE6 } else { NOWHERE };
+        links.extend(kernel.lookup(nowhere).await.ok().map(|found| found.link).filter(|link| *link != own));
     }
     let mtus = observed.links.iter().filter(|l| links.contains(&l.index)).map(|l| l.mtu);
     let least = if tunnel.spec.overlay.iter().all(Cidr::is_ipv4) { MTU_IPV4 } else { MTU_IPV6 };
@@ -154,10 +167,13 @@ fn protection(spec: &DmvpnEndpointSpec) -> u32 {
     }
 }
 
-/// The first IPv4 address of a link.
-fn address_of(link: u32, observed: &Observed) -> Option<IpAddr> {
+/// The first address of a link that others can send to.
+fn address_of(link: u32, family: UnderlayFamily, observed: &Observed) -> Option<IpAddr> {
     let own = observed.addresses.iter().filter(|a| a.link == link);
-    own.map(|a| a.address.addr()).find(IpAddr::is_ipv4)
+    own.map(|a| a.address.addr()).find(|address| match address {
+        IpAddr::V4(_) => !is6(family),
+        IpAddr::V6(address) => is6(family) && !address.is_unicast_link_local(),
+    })
 }
 
 /// The pin that keeps packets to `nbma` out of the tunnel, as it is wanted: where the kernel's is gone, it is about to
@@ -166,9 +182,18 @@ fn pin(tunnel: &Tunnel, nbma: IpAddr) -> Option<Route> {
     tunnel.wanted.as_ref()?.pins()?.into_iter().find(|pin| pin.prefix.addr() == nbma)
 }
 
-fn via_pin(pin: &Route, observed: &Observed) -> Option<IpAddr> {
+fn via_pin(pin: &Route, family: UnderlayFamily, observed: &Observed) -> Option<IpAddr> {
     let Target::Link { link, .. } = pin.target else { return None };
-    pin.source.or_else(|| address_of(link, observed))
+    pin.source.or_else(|| address_of(link, family, observed))
+}
+
+/// Whether an underlay is IPv6.
+fn is6(family: UnderlayFamily) -> bool {
+    family == UnderlayFamily::IPv6
+}
+
+fn name_of(family: UnderlayFamily) -> &'static str {
+    if is6(family) { "IPv6" } else { "IPv4" }
 }
 
 /// The other end of a point-to-point tunnel: the first address that its destination has. `None`: it is multipoint.
@@ -180,12 +205,13 @@ pub(super) fn remote_address(
     names: &BTreeMap<String, Vec<IpAddr>>,
 ) -> Result<Option<IpAddr>, Trouble> {
     let Some(destination) = &spec.tunnel.destination else { return Ok(None) };
-    let found = nbma_addresses(destination, names).into_iter().find(IpAddr::is_ipv4);
+    let family = spec.tunnel.underlay_family;
+    let found = nbma_addresses(destination, names).into_iter().find(|it| it.is_ipv6() == is6(family));
     let name = || destination.hostname.clone().or_else(|| destination.address.clone()).unwrap_or_default();
     let trouble = || {
         Trouble::new(
             Reason::NameNotResolved,
-            format!("the hub's name {} has no IPv4 address: check DNS on this node", name()),
+            format!("the hub's name {} has no {} address: check DNS on this node", name(), name_of(family)),
         )
     };
     found.map(Some).ok_or_else(trouble)
@@ -213,7 +239,9 @@ pub(super) async fn paths(
 ) -> BTreeMap<String, Path> {
     let mut paths = BTreeMap::new();
     for hub in &tunnel.spec.nhs {
-        let addresses: Vec<_> = hub.nbma.iter().flat_map(|n| nbma_addresses(n, names)).collect();
+        let v6 = is6(tunnel.spec.tunnel.underlay_family);
+        let addresses = hub.nbma.iter().flat_map(|n| nbma_addresses(n, names));
+        let addresses: Vec<_> = addresses.filter(|address| address.is_ipv6() == v6).collect();
         let path = match hub.nbma.iter().find_map(|n| n.hostname.clone()) {
             Some(name) if addresses.is_empty() => Path::NameUnresolved(name),
             _ => path(kernel, &addresses, tunnel).await,

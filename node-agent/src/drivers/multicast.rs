@@ -2,17 +2,25 @@
 
 use std::net::IpAddr;
 
-use dataplane::CopySocket;
+use dataplane::model::GreLink;
+use dataplane::{CopySocket, Gre6Socket};
 use tokio::sync::mpsc;
 use tracing::debug;
 
 /// Packets that wait to be copied; what comes when it is full is lost, as on any interface.
 const QUEUE: usize = 256;
 
+/// How copies leave.
+enum Door {
+    Link(CopySocket),
+    Underlay6(Gre6Socket),
+}
+
 /// Sends copies on one link.
 #[derive(Debug)]
 pub struct Copier {
     link: u32,
+    local: IpAddr,
     to: mpsc::Sender<(Vec<u8>, Vec<IpAddr>)>,
 }
 
@@ -21,23 +29,30 @@ impl Copier {
     ///
     /// # Errors
     /// Without CAP_NET_RAW.
-    pub fn open(network: &str, link: u32) -> Result<Self, dataplane::Error> {
-        let socket = CopySocket::open(link)?;
+    pub fn open(network: &str, link: u32, gre: &GreLink) -> Result<Self, dataplane::Error> {
+        let socket = match gre.local {
+            IpAddr::V4(_) => Door::Link(CopySocket::open(link)?),
+            IpAddr::V6(local) => Door::Underlay6(Gre6Socket::open(local, gre.key, gre.ttl)?),
+        };
         let (to, mut packets) = mpsc::channel::<(Vec<u8>, Vec<IpAddr>)>(QUEUE);
         let network = network.to_owned();
         tokio::spawn(async move {
             while let Some((packet, peers)) = packets.recv().await {
-                if let Err(error) = socket.send(&packet, &peers).await {
+                let sent = match &socket {
+                    Door::Link(socket) => socket.send(&packet, &peers).await,
+                    Door::Underlay6(socket) => socket.copy(&packet, &peers).await,
+                };
+                if let Err(error) = sent {
                     debug!(network, %error, length = packet.len(), "multicast");
                 }
             }
         });
-        Ok(Self { link, to })
+        Ok(Self { link, local: gre.local, to })
     }
 
-    /// The link.
-    pub fn link(&self) -> u32 {
-        self.link
+    /// Whether it is that of this link.
+    pub fn serves(&self, link: u32, gre: &GreLink) -> bool {
+        (self.link, self.local) == (link, gre.local)
     }
 
     /// Sends `packet` to each of these underlay addresses; false if there was no room for it.

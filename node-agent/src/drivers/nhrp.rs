@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use dataplane::{NhrpSocket, Packets};
+use dataplane::model::GreLink;
+use dataplane::{Gre6Socket, NhrpSocket, Packets};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
@@ -18,22 +19,64 @@ pub struct Burst {
     pub packets: Packets,
 }
 
+/// Where NHRP goes and comes: the tunnel link itself, or the underlay beside it.
+#[derive(Debug)]
+enum Door {
+    Link(NhrpSocket),
+    Underlay6(Gre6Socket),
+}
+
+impl Door {
+    fn open(link: u32, gre: &GreLink) -> Result<Self, dataplane::Error> {
+        match gre.local {
+            IpAddr::V4(_) => NhrpSocket::open(link).map(Self::Link),
+            IpAddr::V6(local) => Gre6Socket::open(local, gre.key, gre.ttl).map(Self::Underlay6),
+        }
+    }
+
+    async fn receive(&self, into: &mut Packets) -> Result<(), dataplane::Error> {
+        match self {
+            Self::Link(socket) => socket.receive(into).await,
+            Self::Underlay6(socket) => socket.receive(into).await,
+        }
+    }
+
+    async fn send(&self, packets: &[(IpAddr, &[u8])]) -> Vec<Result<(), dataplane::Error>> {
+        match self {
+            Self::Link(socket) => socket.send(packets).await,
+            Self::Underlay6(socket) => socket.send(packets).await,
+        }
+    }
+}
+
+/// What a socket depends on: the link, and over IPv6 the underlay address, key and hop limit.
+type Place = (u32, Option<(IpAddr, Option<u32>, u8)>);
+
+fn place(link: u32, gre: &GreLink) -> Place {
+    (link, gre.local.is_ipv6().then_some((gre.local, gre.key, gre.ttl)))
+}
+
 /// An open socket and its reader.
 #[derive(Debug)]
 pub struct NhrpDriver {
-    link: u32,
-    socket: Arc<NhrpSocket>,
+    place: Place,
+    socket: Arc<Door>,
     reader: tokio::task::JoinHandle<()>,
 }
 
 impl NhrpDriver {
-    /// Opens the socket on `link` and starts reading into `to` (bounded: when the agent is busy the kernel's socket
+    /// Opens the socket of the link with index `link` and starts reading into `to` (bounded: when the agent is busy the kernel's socket
     /// buffer takes the load, and what does not fit there is lost and sent again by the peer).
     ///
     /// # Errors
     /// When the socket cannot be opened (no CAP_NET_RAW, link gone).
-    pub fn open(network: &str, link: u32, to: mpsc::Sender<Burst>) -> Result<Self, dataplane::Error> {
-        let socket = Arc::new(NhrpSocket::open(link)?);
+    pub fn open(
+        network: &str,
+        link: u32,
+        gre: &GreLink,
+        to: mpsc::Sender<Burst>,
+    ) -> Result<Self, dataplane::Error> {
+        let socket = Arc::new(Door::open(link, gre)?);
         let source = Arc::clone(&socket);
         let network = network.to_owned();
         let reader = tokio::spawn(async move {
@@ -50,12 +93,12 @@ impl NhrpDriver {
                 }
             }
         });
-        Ok(Self { link, socket, reader })
+        Ok(Self { place: place(link, gre), socket, reader })
     }
 
-    /// Link that the socket is bound to.
-    pub fn link(&self) -> u32 {
-        self.link
+    /// Whether it is the socket of this link.
+    pub fn serves(&self, link: u32, gre: &GreLink) -> bool {
+        self.place == place(link, gre)
     }
 
     /// Sends packets; what cannot be sent is said in the log (NHRP sends again by itself).

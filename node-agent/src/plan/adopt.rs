@@ -20,27 +20,37 @@ pub fn fill(
     holding_time: u16,
 ) -> Snapshot {
     let registered = metrics.of(nhrp::RouteKind::Registered);
-    for neighbour in observed.neighbours.iter().filter(|n| n.link == link) {
-        if snapshot.bindings.iter().any(|b| b.overlay == neighbour.overlay) {
+    let neighbours = observed.neighbours.iter().filter(|n| n.link == link).map(|n| (n.overlay, n.nbma));
+    // Over IPv6 the route to a host says where it is.
+    let host = metrics.of(nhrp::RouteKind::Host);
+    let hosts = observed.routes.iter().filter(|r| r.metric == host && r.prefix == r.prefix.addr().into());
+    let hosts = hosts.filter_map(|r| match r.target {
+        Target::Encap { link: on, via: None, outer } if on == link => {
+            Some((r.prefix.addr(), IpAddr::V6(outer.remote)))
+        }
+        _ => None,
+    });
+    for (overlay, nbma) in neighbours.chain(hosts) {
+        if snapshot.bindings.iter().any(|b| b.overlay == overlay) {
             continue;
         }
         let behind = |hop: IpAddr| {
             observed
                 .routes
                 .iter()
-                .filter(move |r| r.metric == registered && r.target == Target::Link { link, via: Some(hop) })
+                .filter(move |r| r.metric == registered && r.target.hop() == Some((link, Some(hop))))
                 .map(|r| r.prefix)
         };
         snapshot.bindings.push(BindingState {
-            overlay: neighbour.overlay,
-            nbma: neighbour.nbma,
+            overlay,
+            nbma,
             claimed_nbma: None,
             source: Source::Registered,
             unique: false,
             age_ms: 0,
             expires_ms: Some(u64::from(holding_time) * 1000),
             holding_time,
-            prefixes: behind(neighbour.overlay).collect(),
+            prefixes: behind(overlay).collect(),
             requesters: Vec::new(),
             extended: false,
             next_hops: false,

@@ -22,21 +22,28 @@ pub enum LinkStep {
     Replace(u32),
     /// Somebody else's link has the name.
     NameTaken(u32),
+    /// It is one of which there can be but one, and another one is there; its index.
+    OnlyOne(u32),
 }
 
 /// Compares the link.
 pub fn link_step(wanted: &GreLink, observed: &Observed) -> LinkStep {
     if let Some(own) = observed.links.iter().find(|l| l.alias == wanted.alias) {
         let Some(gre) = &own.gre else { return LinkStep::Replace(own.index) };
-        // A renamed link, or multipoint against point-to-point, is another link.
-        if own.name != wanted.name || gre.remote.is_some() != wanted.remote.is_some() {
+        // A renamed link, multipoint against point-to-point, or another underlay is another link.
+        let family = gre.local.is_ipv4() == wanted.local.is_ipv4();
+        if own.name != wanted.name || gre.remote.is_some() != wanted.remote.is_some() || !family {
             return LinkStep::Replace(own.index);
         }
-        let same = gre == wanted && !own.noarp;
+        let same = *gre == wanted.shown() && !own.noarp;
         return if same { LinkStep::Keep(own.index) } else { LinkStep::Change(own.index) };
     }
-    match observed.links.iter().find(|l| l.name == wanted.name) {
-        Some(foreign) => LinkStep::NameTaken(foreign.index),
+    if let Some(foreign) = observed.links.iter().find(|l| l.name == wanted.name) {
+        return LinkStep::NameTaken(foreign.index);
+    }
+    let in_the_way = |link: &&Link| link.gre.as_ref().is_some_and(GreLink::is_metadata);
+    match observed.links.iter().find(in_the_way).filter(|_| wanted.is_metadata()) {
+        Some(other) => LinkStep::OnlyOne(other.index),
         None => LinkStep::Create,
     }
 }
@@ -77,6 +84,10 @@ pub fn changes(wanted: &Wanted, link: u32, observed: &Observed) -> Vec<Op> {
     let replaced: BTreeSet<_> = want_routes.iter().map(|r| (r.prefix, r.table, r.metric)).collect();
     let mut stale: Vec<_> = have_routes.difference(&want_routes).cloned().collect();
     stale.retain(|r| r.prefix.addr().is_ipv6() || !replaced.contains(&(r.prefix, r.table, r.metric)));
+    // On IPv6 the put replaces what has the same next hop, and a deletion does not look at the outer header.
+    let hops: BTreeSet<_> =
+        want_routes.iter().map(|r| (r.prefix, r.table, r.metric, r.target.hop())).collect();
+    stale.retain(|r| !hops.contains(&(r.prefix, r.table, r.metric, r.target.hop())));
     stale.sort_by_key(|r| r.prefix.prefix_len());
     ops.extend(stale.into_iter().filter(|r| !matches!(r.target, Target::Unreachable)).map(Op::DeleteRoute));
 
@@ -109,10 +120,7 @@ pub fn stale(all: &[&Wanted], observed: &Observed) -> Vec<Op> {
 }
 
 fn on_link(route: &Route, link: u32) -> bool {
-    match route.target {
-        Target::Link { link: l, .. } => l == link,
-        Target::Unreachable => true,
-    }
+    route.target.hop().is_none_or(|(on, _)| on == link)
 }
 
 fn is_link_local(address: std::net::IpAddr) -> bool {

@@ -1,12 +1,14 @@
 //! Pure planning: an endpoint (and what the engine found out) becomes the set of kernel objects that should be there.
 //!
 //! Nothing here does I/O: `wanted` builds the set, [`diff`] compares it with a dump, [`nhrp`] makes the engine's
-//! configuration, [`pins`] keeps the tunnel's own packets on the underlay, [`adopt`] fills gaps of a snapshot from the kernel after a restart.
+//! configuration, [`over6`] puts the outer header into routes
+//! where the underlay is IPv6, [`pins`] keeps the tunnel's own packets on the underlay, [`adopt`] fills gaps of a snapshot from the kernel after a restart.
 
 pub mod adopt;
 pub mod diff;
 pub mod ipsec;
 pub mod nhrp;
+pub mod over6;
 pub mod pins;
 pub mod wanted;
 

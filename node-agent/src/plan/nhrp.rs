@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crds::endpoint::{DmvpnEndpointSpec, EndpointNhs, Role};
-use crds::network::{HubMode, Phase, UniquenessPolicy};
+use crds::network::{HubMode, Nbma, Phase, UnderlayFamily, UniquenessPolicy};
 use ipnet::IpNet;
 
 /// What the endpoint's spec does not say by itself: found out by the agent.
@@ -27,13 +27,19 @@ pub struct NhrpFacts {
 /// The engine's configuration.
 pub fn nhrp_config(spec: &DmvpnEndpointSpec, facts: &NhrpFacts) -> nhrp::Config {
     let subnets = spec.subnets.iter().map(|s| s.advertise_as.as_ref().unwrap_or(&s.cidr).0).collect();
+    // A hub may have addresses of both families: one of them can be sent to.
+    let v6 = spec.tunnel.underlay_family == UnderlayFamily::IPv6;
+    let places = |nbma: &[Nbma]| -> Vec<IpAddr> {
+        let all = nbma.iter().flat_map(|n| nbma_addresses(n, &facts.names));
+        all.filter(|address| address.is_ipv6() == v6).collect()
+    };
     let nhs = spec.nhs.iter().map(|hub| nhrp::Nhs {
         name: hub.name.clone(),
         overlay: hub.overlay_addresses.clone(),
         nbma: match facts.remote {
             // The link leads there, whatever other addresses the hub has.
             Some(remote) => vec![remote],
-            None => hub.nbma.iter().flat_map(|n| nbma_addresses(n, &facts.names)).collect(),
+            None => places(&hub.nbma),
         },
         priority: hub.priority,
         cluster: hub.cluster,
@@ -43,7 +49,7 @@ pub fn nhrp_config(spec: &DmvpnEndpointSpec, facts: &NhrpFacts) -> nhrp::Config 
     let child_hubs = spec.child_hubs.iter().map(|hub| nhrp::ChildHub {
         name: hub.name.clone(),
         overlay: hub.overlay_addresses.clone(),
-        nbma: hub.nbma.iter().flat_map(|n| nbma_addresses(n, &facts.names)).collect(),
+        nbma: places(&hub.nbma),
     });
     let statics = spec.nhrp.static_mappings.iter().map(|m| nhrp::StaticBinding {
         overlay: m.overlay_address,
@@ -70,7 +76,14 @@ pub fn nhrp_config(spec: &DmvpnEndpointSpec, facts: &NhrpFacts) -> nhrp::Config 
         advertise: prefixes(&spec.advertise),
         nhs: nhs.collect(),
         fixed_hubs: spec.nhrp.fixed_hubs,
-        names: facts.names.clone().into_iter().collect(),
+        names: facts
+            .names
+            .iter()
+            .map(|(name, all)| {
+                let usable = all.iter().copied().filter(|address| address.is_ipv6() == v6);
+                (name.clone(), usable.collect())
+            })
+            .collect(),
         hub_list: spec.nhrp.hub_list.iter().map(hub_entry).collect(),
         fallback_seconds: spec.nhrp.fallback_seconds,
         child_hubs: child_hubs.collect(),
@@ -102,7 +115,7 @@ pub fn nhrp_config(spec: &DmvpnEndpointSpec, facts: &NhrpFacts) -> nhrp::Config 
 
 /// A hub as hubs tell of it.
 fn hub_entry(hub: &EndpointNhs) -> nhrp::HubEntry {
-    let place = |nbma: &crds::network::Nbma| match (&nbma.address, &nbma.hostname) {
+    let place = |nbma: &Nbma| match (&nbma.address, &nbma.hostname) {
         (Some(address), _) => address.parse().ok().map(nhrp::HubNbma::Address),
         (None, Some(name)) => Some(nhrp::HubNbma::Name(name.clone())),
         (None, None) => None,
@@ -123,7 +136,7 @@ fn prefixes(list: &[crds::net::Cidr]) -> Vec<IpNet> {
 }
 
 /// Addresses of a hub's `nbma` entry.
-pub fn nbma_addresses(nbma: &crds::network::Nbma, names: &BTreeMap<String, Vec<IpAddr>>) -> Vec<IpAddr> {
+pub fn nbma_addresses(nbma: &Nbma, names: &BTreeMap<String, Vec<IpAddr>>) -> Vec<IpAddr> {
     let literal = nbma.address.as_deref().and_then(|a| a.parse().ok());
     let named = nbma.hostname.as_ref().and_then(|h| names.get(h));
     literal.into_iter().chain(named.into_iter().flatten().copied()).collect()

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crds::endpoint::{DmvpnEndpointSpec, Role};
 use crds::network::{MulticastMode, NhrpMode, Phase};
 use dataplane::model::{Address, GreLink, Neighbour, Op, Route, Target};
-use dataplane::nft::{Capture, Guard, Ruleset, Use};
+use dataplane::nft::{Capture, Guard, Peers, Ruleset, Use};
 use ipnet::IpNet;
 use nhrp::{Multicast, Output, RouteKind, Time};
 
@@ -24,6 +24,9 @@ pub const MULTICAST_GROUP: u16 = 215;
 const VISIT_MS: u64 = 10_000;
 /// Such peers in all: strangers may have us answer them.
 const VISITORS: usize = 256;
+/// A peer over IPv6 is let in for so long after we sent it something, in seconds: the longest holding time that is usual
+/// (Cisco's default).
+const PEER_SECONDS: u32 = 7_200;
 /// Metric of the route that keeps overlay traffic without a better way from following the default route.
 const LAST_RESORT: u32 = 65_535;
 
@@ -86,7 +89,7 @@ pub struct Wanted {
     pub metrics: Metrics,
     /// Underlay addresses that were asked or answered straight lately: who asked by way of others is no neighbour.
     visitors: BTreeMap<IpAddr, Time>,
-    /// IPv4 routes of the underlay, once they were looked at: only needed with a default route by the tunnel.
+    /// Routes of the underlay, of its family, once they were looked at: only needed with a default route by the tunnel.
     pub underlay: Option<Vec<Route>>,
     /// The other end of a point-to-point tunnel answers no keepalive: nothing is routed there.
     pub dead: bool,
@@ -161,6 +164,10 @@ impl Wanted {
                 IpAddr::V4(local) => Some((local, tunnel.key)),
                 IpAddr::V6(_) => None,
             },
+            peers: match local {
+                IpAddr::V6(local) if remote.is_none() => Some(peers(spec, local)),
+                _ => None,
+            },
         };
         Self {
             network: spec.network.clone(),
@@ -203,10 +210,26 @@ impl Wanted {
         self.hosts.get(&overlay)?.nbma
     }
 
-    /// All neighbours: overlay and NBMA address. A point-to-point link has none.
+    /// All neighbours: overlay and NBMA address. A point-to-point link has none, nor has one over IPv6.
     pub fn neighbours(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> + '_ {
-        let hosts = self.hosts.iter().filter(|_| self.link.remote.is_none());
+        let hosts = self.hosts.iter().filter(|_| self.has_neighbours());
         hosts.filter_map(|(overlay, host)| Some((*overlay, host.nbma?)))
+    }
+
+    /// Whether the link is told of neighbours.
+    fn has_neighbours(&self) -> bool {
+        self.link.remote.is_none() && !self.routes_encapsulate()
+    }
+
+    /// Underlay addresses of all overlay hosts, by whatever means the kernel is told of them.
+    pub(super) fn places(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let hosts = self.hosts.values().filter(|_| self.link.remote.is_none());
+        hosts.filter_map(|host| host.nbma)
+    }
+
+    /// Whether an overlay host has a route of its own.
+    pub(super) fn is_routed(&self, overlay: IpAddr) -> bool {
+        self.hosts.get(&overlay).is_some_and(|host| host.routed)
     }
 
     /// Changes what is wanted for an overlay host; says what was wanted before.
@@ -240,11 +263,11 @@ impl Wanted {
             Output::InstallNeighbour { overlay, nbma, .. } => {
                 self.host(overlay, |host| host.nbma = Some(nbma));
                 let put = Op::PutNeighbour(Neighbour { link, overlay, nbma });
-                self.link.remote.is_none().then_some(put)
+                self.has_neighbours().then_some(put)
             }
             Output::RemoveNeighbour { overlay, .. } => {
                 self.host(overlay, |host| host.nbma = None);
-                self.link.remote.is_none().then_some(Op::DeleteNeighbour { link, overlay })
+                self.has_neighbours().then_some(Op::DeleteNeighbour { link, overlay })
             }
             Output::InstallRoute { prefix, via, kind, .. } => {
                 match is_to_host(prefix, kind, via) {
@@ -254,7 +277,7 @@ impl Wanted {
                 if self.dead || !self.may_be_put(prefix) {
                     return None;
                 }
-                Some(Op::PutRoute(self.route(prefix, self.metrics.of(kind), way(prefix, via), link)))
+                self.route(prefix, self.metrics.of(kind), way(prefix, via), link).map(Op::PutRoute)
             }
             Output::RemoveRoute { prefix, kind, .. } => {
                 let via = match is_to_host(prefix, kind, prefix.addr()) {
@@ -269,8 +292,17 @@ impl Wanted {
                 let metric = self.metrics.of(kind);
                 // A fixed route of the same place stays.
                 match self.fixed.get(&(prefix, metric)) {
-                    Some(&fixed) => Some(Op::PutRoute(self.route(prefix, metric, fixed, link))),
-                    None => Some(Op::DeleteRoute(self.route(prefix, metric, way(prefix, via), link))),
+                    Some(&fixed) => self.route(prefix, metric, fixed, link).map(Op::PutRoute),
+                    None => {
+                        let target = plain(way(prefix, via), link);
+                        Some(Op::DeleteRoute(Route {
+                            prefix,
+                            table: MAIN_TABLE,
+                            metric,
+                            target,
+                            source: None,
+                        }))
+                    }
                 }
             }
             Output::AssignAddress { address, .. } => {
@@ -292,8 +324,10 @@ impl Wanted {
         let mut all = self.fixed.clone();
         let pins = self.pins();
         let withheld = pins.is_none();
-        let learned =
-            self.learned.iter().filter(move |((prefix, _), _)| !(withheld && *prefix == default_route()));
+        let learned = self
+            .learned
+            .iter()
+            .filter(move |((prefix, _), _)| !(withheld && *prefix == self.default_prefix()));
         all.extend(
             learned.map(|(&(prefix, kind), &via)| ((prefix, self.metrics.of(kind)), way(prefix, via))),
         );
@@ -301,7 +335,7 @@ impl Wanted {
         let metric = self.metrics.of(RouteKind::Host);
         all.extend(routed.map(|(overlay, _)| ((IpNet::from(*overlay), metric), Way::Direct)));
         let all = all.into_iter().filter(|(_, way)| self.leads(*way));
-        all.map(move |((prefix, metric), way)| self.route(prefix, metric, way, link))
+        all.filter_map(move |((prefix, metric), way)| self.route(prefix, metric, way, link))
     }
 
     /// Whether routes of this kind are put in: not into a tunnel whose other end is away.
@@ -309,9 +343,17 @@ impl Wanted {
         !self.dead || way == Way::Unreachable
     }
 
-    /// The next hop of an IPv4 default route that a hub told.
+    /// 0.0.0.0/0, or ::/0: that of the underlay's family, which the underlay's own is beside.
+    fn default_prefix(&self) -> IpNet {
+        match self.link.local {
+            IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
+            IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),
+        }
+    }
+
+    /// The next hop of a default route of that family that a hub told.
     pub fn default_gateway(&self) -> Option<IpAddr> {
-        self.learned.get(&(default_route(), RouteKind::Announced)).copied()
+        self.learned.get(&(self.default_prefix(), RouteKind::Announced)).copied()
     }
 
     /// Host routes on the underlay that go with that default route; `None`: there is none, or it must not be put in,
@@ -322,7 +364,7 @@ impl Wanted {
         let hub = remote.or_else(|| self.neighbour(gateway))?;
         let underlay = self.underlay.as_ref()?;
         pins::pin(underlay, hub)?;
-        let peers = self.neighbours().map(|(_, nbma)| nbma).chain(remote);
+        let peers = self.places().chain(remote);
         let peers = peers.chain(self.visitors.keys().copied());
         Some(peers.filter_map(|nbma| pins::pin(underlay, nbma)?).collect())
     }
@@ -347,11 +389,11 @@ impl Wanted {
     pub fn default_route(&self, link: u32) -> Option<Route> {
         let metric = self.metrics.of(RouteKind::Announced);
         let way = Some(Way::Via(self.default_gateway()?)).filter(|way| self.leads(*way))?;
-        Some(self.route(default_route(), metric, way, link))
+        self.route(self.default_prefix(), metric, way, link)
     }
 
-    fn may_be_put(&self, prefix: IpNet) -> bool {
-        prefix != default_route() || self.pins().is_some()
+    pub(super) fn may_be_put(&self, prefix: IpNet) -> bool {
+        prefix != self.default_prefix() || self.pins().is_some()
     }
 
     /// Whether exactly this route is wanted, on a link with index `link`.
@@ -369,7 +411,8 @@ impl Wanted {
                 && route.metric == self.metrics.of(RouteKind::Host)
         });
         let way = host.map(|_| Way::Direct).or(learned).or_else(|| self.fixed.get(&key).copied());
-        way.is_some_and(|way| self.leads(way) && self.route(route.prefix, route.metric, way, link) == *route)
+        let same = |way| self.route(route.prefix, route.metric, way, link).as_ref() == Some(route);
+        way.is_some_and(|way| self.leads(way) && same(way))
             || self.pins().is_some_and(|pins| pins.contains(route))
     }
 
@@ -383,13 +426,13 @@ impl Wanted {
         self.addresses.contains(address) || self.assigned.contains(address)
     }
 
-    fn route(&self, prefix: IpNet, metric: u32, way: Way, link: u32) -> Route {
-        let target = match way {
-            Way::Direct => Target::Link { link, via: None },
-            Way::Via(hop) => Target::Link { link, via: Some(hop) },
-            Way::Unreachable => Target::Unreachable,
+    /// A route; `None`: it cannot be put in, since nobody knows where its next hop is.
+    pub(super) fn route(&self, prefix: IpNet, metric: u32, way: Way, link: u32) -> Option<Route> {
+        let target = match self.routes_encapsulate() {
+            true => self.encapsulated(prefix, way, link)?,
+            false => plain(way, link),
         };
-        Route { prefix, table: MAIN_TABLE, metric, target, source: None }
+        Some(Route { prefix, table: MAIN_TABLE, metric, target, source: None })
     }
 }
 
@@ -398,9 +441,27 @@ fn is_to_host(prefix: IpNet, kind: RouteKind, via: IpAddr) -> bool {
     kind == RouteKind::Host && prefix == IpNet::from(via)
 }
 
-/// 0.0.0.0/0: of IPv6 there is no underlay that it could take over.
-fn default_route() -> IpNet {
-    IpNet::V4(ipnet::Ipv4Net::default())
+fn plain(way: Way, link: u32) -> Target {
+    match way {
+        Way::Direct => Target::Link { link, via: None },
+        Way::Via(hop) => Target::Link { link, via: Some(hop) },
+        Way::Unreachable => Target::Unreachable,
+    }
+}
+
+/// Whose GRE is let into a multipoint tunnel over IPv6: those who are mapped, and those who are dealt with.
+fn peers(spec: &DmvpnEndpointSpec, local: std::net::Ipv6Addr) -> Peers {
+    let mapped = spec.nhrp.static_mappings.iter().filter_map(|mapping| match mapping.nbma_address {
+        IpAddr::V6(nbma) => Some(nbma),
+        IpAddr::V4(_) => None,
+    });
+    Peers {
+        local,
+        key: spec.tunnel.key,
+        fixed: mapped.collect(),
+        // They keep what we told them for a holding time, theirs or ours.
+        seconds: u32::from(spec.nhrp.hold_time_seconds).max(PEER_SECONDS),
+    }
 }
 
 /// Routes to the other end of a tunnel without NHRP, and to what is behind it: what the endpoint says is all there is.
