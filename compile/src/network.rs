@@ -340,26 +340,61 @@ impl<'a> Network<'a> {
             );
             self.faults.reject(Reason::SettingConflict, "spec.hubs", message);
         }
-        let mappings = spec.nhrp.static_mappings.len();
-        if mappings != 1 {
+        let mappings = &spec.nhrp.static_mappings;
+        let one_end = match mappings.as_slice() {
+            [_] => true,
+            // One a family.
+            [a, b] => {
+                a.nbma_address == b.nbma_address
+                    && a.overlay_address.contains(':') != b.overlay_address.contains(':')
+            }
+            _ => false,
+        };
+        if !one_end {
             let message = format!(
                 "without NHRP (nhrp.mode: Disabled) the hub has to be told of the other end of its tunnel: state one \
-                 mapping with its overlayAddress, nbmaAddress and subnets, not {mappings}"
+                 mapping (one a family) with its overlayAddress, nbmaAddress and subnets, not {}",
+                mappings.len()
             );
             self.faults.reject(Reason::SettingConflict, "spec.nhrp.staticMappings", message);
+        }
+        let ends: Vec<IpAddr> = self.mappings.iter().map(|m| m.nbma).collect();
+        let hubs =
+            self.hubs.values().flat_map(|hub| hub.advertise.iter().map(|it| ("spec.hubs[].advertise", it)));
+        let mapped = self.mappings.iter().flat_map(|m| &m.subnets);
+        let all: Vec<_> = hubs
+            .chain(mapped.map(|it| ("spec.nhrp.staticMappings[].subnets", it)))
+            .map(|(f, c)| (f, *c))
+            .collect();
+        for (field, prefix) in all {
+            let end = ends.iter().copied().find(|end| prefix.contains(end));
+            if prefix.prefix_len() > 0 && end.is_none() {
+                continue;
+            }
+            let what =
+                end.map_or_else(|| "the underlay".to_owned(), |end| format!("{end}, an end of the tunnel"));
+            let message = format!(
+                "{prefix} contains {what}: without NHRP its route would lead the tunnel into itself; state smaller \
+                 prefixes"
+            );
+            self.faults.reject(Reason::SubnetContainsNbma, field, message);
         }
     }
 
     /// Why these addresses cannot be a spoke's in a network without NHRP.
     pub(crate) fn not_the_other_end(&self, addresses: &[IpAddr]) -> Option<String> {
-        let [end] = self.mappings.as_slice() else { return None };
-        if self.object.spec.nhrp.mode == NhrpMode::Enabled || addresses.is_empty() {
+        if self.object.spec.nhrp.mode == NhrpMode::Enabled || self.mappings.is_empty() {
             return None;
         }
-        (!addresses.contains(&end.overlay)).then(|| {
+        // (One on the hub's node needs none.)
+        let would_be_allocated = addresses.is_empty() && !self.object.spec.addressing.pools.is_empty();
+        let ends: Vec<IpAddr> = self.mappings.iter().map(|m| m.overlay).collect();
+        let other = addresses.iter().any(|address| !ends.contains(address));
+        (would_be_allocated || other).then(|| {
             format!(
                 "without NHRP the hub of DmvpnNetwork/{} has a tunnel to {} alone (nhrp.staticMappings): use that address",
-                self.name, end.overlay
+                self.name,
+                ends.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
             )
         })
     }

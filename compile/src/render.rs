@@ -203,7 +203,9 @@ fn destination(network: &Network<'_>, hub: Option<&HubView<'_>>, nhs: &[Endpoint
         return nhs.first()?.nbma.first().cloned();
     }
     match (network.object.spec.nhrp.mode, network.mappings.as_slice()) {
-        (NhrpMode::Disabled, [peer]) => Some(Nbma { address: Some(peer.nbma.to_string()), hostname: None }),
+        (NhrpMode::Disabled, [peer, ..]) => {
+            Some(Nbma { address: Some(peer.nbma.to_string()), hostname: None })
+        }
         _ => None,
     }
 }

@@ -134,6 +134,13 @@ const NETWORK: &[Row<DmvpnNetworkSpec>] = &[
     },
     Row {
         asked: |s| {
+            let family = s.tunnel.underlay_family;
+            when(protected(s) && over_ipv6(s), "spec.tunnel.underlayFamily", family)
+        },
+        instead: "under IPsec use IPv4",
+    },
+    Row {
+        asked: |s| {
             let plain = protected(s) && s.nhrp.mode == NhrpMode::Disabled;
             when(plain, "spec.ipsec.mode", "Required without NHRP")
         },

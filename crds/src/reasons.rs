@@ -141,7 +141,7 @@ reasons! {
         "See whether it is up, answers keepalives, and GRE (IP protocol 47) with the same key passes both ways.";
     Forwarding: "Packets pass through the node.", "Nothing to do.";
     ForwardingDisabled: "The host does not forward.", "Set net.ipv4.ip_forward and net.ipv6.conf.all.forwarding to 1.";
-    ReversePathFilter: "Strict reverse path filtering drops packets.", "Set net.ipv4.conf.all.rp_filter to 0 or 2.";
+    ReversePathFilter: "Strict reverse path filtering drops packets.", "Set net.ipv4.conf.all.rp_filter to 2 (loose).";
     SharedSecret: "One key for all: anyone can claim any name.", "Use certificates, or a key for each spoke.";
     AgentSilent: "The agent of the node does not report.", "Check the agent's pod and the node.";
     NothingHere: "It is accepted, and no node of this cluster has a part in it.",

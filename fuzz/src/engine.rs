@@ -6,7 +6,7 @@ use std::panic;
 
 use crate::history::{Shell, step};
 
-/// What one engine is given before another one takes its place.
+/// Packets that one engine is given before another one takes its place.
 const USES: usize = 64;
 /// Bytes before the packet: which engine, which operation, from whom, how much time passes.
 pub(crate) const HEAD: usize = 4;
@@ -15,6 +15,8 @@ const WAITS: u8 = 0xe0;
 
 thread_local! {
     static WARM: RefCell<Warm> = RefCell::new(Warm::new());
+    /// What the engine that is at work has been given, its history first: what a failure is replayed with.
+    static GIVEN: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Engines in use, and how each got there.
@@ -25,15 +27,28 @@ struct Warm {
 
 struct Used {
     shell: Shell,
-    steps: Vec<Vec<u8>>,
+    given: Vec<Vec<u8>>,
 }
 
 impl Warm {
     fn new() -> Self {
+        tell_replay();
         let histories = crate::seeds::histories();
         let shells = histories.iter().map(|_| None).collect();
         Self { histories, shells }
     }
+}
+
+/// Before the hook that is there: libFuzzer's ends the process.
+fn tell_replay() {
+    let next = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        let given = GIVEN.with(|given| given.try_borrow().map(|given| given.concat()).unwrap_or_default());
+        if !given.is_empty() {
+            eprintln!("input of the target `history` that replays it, in hex: {}", hex(&given));
+        }
+        next(info);
+    }));
 }
 
 /// Gives an engine one packet, answer or hairpin.
@@ -49,19 +64,16 @@ pub fn engine(bytes: &[u8]) {
             return;
         };
         let mut used = match slot.take() {
-            Some(used) if used.steps.len() < USES => used,
+            Some(used) if used.given.len() <= USES => used,
             _ => match Shell::after(history) {
-                Some(shell) => Used { shell, steps: Vec::new() },
+                Some(shell) => Used { shell, given: vec![history.clone()] },
                 None => return,
             },
         };
-        let played = panic::catch_unwind(panic::AssertUnwindSafe(|| used.shell.play(&steps)));
-        used.steps.push(steps);
-        if let Err(cause) = played {
-            let replay = [history.clone(), used.steps.concat()].concat();
-            eprintln!("input of the target `history` that replays it: {}", hex(&replay));
-            panic::resume_unwind(cause);
-        }
+        used.given.push(steps);
+        GIVEN.set(std::mem::take(&mut used.given));
+        GIVEN.with_borrow(|given| used.shell.play(given.last().map_or(&[], Vec::as_slice)));
+        used.given = GIVEN.take();
         *slot = Some(used);
     });
 }

@@ -69,7 +69,8 @@ fn tunnel(t: &Tunnel, now: Time) -> view::Tunnel {
             .map(|it| format!("{}: {}", it.reason, it.message))
             .unwrap_or_default(),
         keepalive: t.keepalives.as_ref().map(|driver| {
-            let (tally, settings) = (driver.tally(), spec.tunnel.keepalive.as_ref());
+            let settings = spec.tunnel.keepalive.as_ref().filter(|_| driver.line().remote.is_some());
+            let tally = driver.tally();
             view::Keepalive {
                 period_seconds: settings.map(|it| it.period_seconds),
                 retries: settings.map(|it| it.retries),

@@ -11,10 +11,9 @@ use crds::network::{InterfaceState, NhrpMode, Phase};
 use dataplane::Settings;
 use dataplane::model::{Observed, Op, Route};
 use ipnet::IpNet;
-use nhrp::{Engine, Event, Input, LinkId, Output, Snapshot, Time};
+use nhrp::{Engine, Event, Input, LinkId, NhsPhase, Output, Snapshot, Time};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
-use view::State;
 
 use crate::chatter::Chatter;
 use crate::drivers::keepalive::{KeepaliveDriver, Line};
@@ -109,6 +108,8 @@ pub struct Tunnel {
     pub told: bool,
     /// The line went down or came up: its routes follow.
     pub turned: bool,
+    /// No hub serves us.
+    deserted: bool,
     configured: Option<nhrp::Config>,
     standing: Standing,
     chatter: Chatter,
@@ -154,6 +155,7 @@ impl Tunnel {
             sas: Arc::new(SaState::unknown()),
             told: false,
             turned: false,
+            deserted: false,
             configured: None,
             standing: Standing::default(),
             chatter: Chatter::default(),
@@ -163,10 +165,13 @@ impl Tunnel {
     /// A new endpoint for the same network.
     pub fn update(&mut self, spec: DmvpnEndpointSpec, passwords: Vec<Vec<u8>>, now: Time) {
         self.ground.suspended = spec.suspend;
-        if spec.suspend && !self.spec.suspend && self.engine.is_some() {
+        // Without NHRP the engine says farewell in the same way, and the tunnel goes on with what the endpoint says.
+        let mute = spec.nhrp.mode == NhrpMode::Disabled;
+        let falls_silent = (spec.suspend && !self.spec.suspend) || (mute && self.speaks_nhrp());
+        if falls_silent && self.engine.is_some() && self.leaving.is_none() {
             self.withdraw(Leaving::Suspended(now.after(FAREWELL_MS)), now);
         }
-        if !spec.suspend && matches!(self.leaving, Some(Leaving::Suspended(_))) {
+        if !spec.suspend && !mute && matches!(self.leaving, Some(Leaving::Suspended(_))) {
             self.leaving = None;
             self.engine = None;
         }
@@ -304,9 +309,8 @@ impl Tunnel {
             () if !host.strict.is_empty() && grown.is_some() => Some(trouble(
                 Reason::ReversePathFilter,
                 format!(
-                    "packets are dropped by the reverse path filter, which is strict by {} ({} so far)",
-                    host.strict.join(", "),
-                    host.reverse_path_drops
+                    "packets are dropped by the reverse path filter, which is strict by {}",
+                    host.strict.iter().take(3).cloned().collect::<Vec<_>>().join(", ")
                 ),
             )),
             () => None,
@@ -360,24 +364,11 @@ impl Tunnel {
         news
     }
 
-    /// Routes lead into the tunnel while its line is up: the other end answers, and where the line follows the hubs
-    /// (`interfaceState: FollowNHS`) one of them does. One that is just being asked for the first time counts as up:
-    /// an agent that starts again takes no route away. So does one behind IKE of which nobody knows: SAs are the kernel's.
+    /// Routes lead into the tunnel while its line is up: the other end answers, and where a spoke's line follows the hubs
+    /// (`interfaceState: FollowNHS`) one of them does.
     fn turn_line(&mut self) {
-        let asked = [
-            Reason::Registering,
-            Reason::Starting,
-            Reason::AddressRequested,
-            Reason::WaitingForIke,
-            Reason::WaitingForIpsec,
-            Reason::IkeDaemonAway,
-        ];
-        let asked = asked.map(Reason::as_str);
-        let serves =
-            |(rung, _): &(Rung, Time)| rung.state == State::Up || asked.contains(&rung.reason.as_str());
         let follows = self.spec.tunnel.interface_state == InterfaceState::FollowNHS;
-        let hubs = &self.standing.hubs;
-        let deserted = follows && !hubs.is_empty() && !hubs.values().any(serves);
+        let deserted = follows && self.spec.role == Role::Spoke && self.deserted;
         let dead = deserted || self.ground.unanswered.is_some();
         if let Some(wanted) = &mut self.wanted {
             self.turned |= wanted.dead != dead;
@@ -409,7 +400,10 @@ impl Tunnel {
         if let Some(held) = self.chatter.held(now) {
             info!(network = self.spec.network, held, "more such events, not written");
         }
-        let (Some(engine), Some(wanted)) = (&mut self.engine, &mut self.wanted) else { return drained };
+        let (Some(engine), Some(wanted)) = (&mut self.engine, &mut self.wanted) else {
+            self.stand(now);
+            return drained;
+        };
         let mut hubs_changed = false;
         let pins = wanted.pins().unwrap_or_default();
         while let Some(output) = engine.poll_output() {
@@ -492,6 +486,13 @@ impl Tunnel {
             _ => Vec::new(),
         };
         self.silent = states.iter().any(|state| state.reason_code == Reason::NoAnswer.as_str());
+        // One that is being asked for the first time counts: an agent that starts again takes no route away.
+        let serves = |it: &nhrp::NhsState| match it.phase {
+            NhsPhase::Responding => true,
+            NhsPhase::Expecting | NhsPhase::Waiting => it.reason_code.is_empty(),
+            NhsPhase::Down => false,
+        };
+        self.deserted = !states.is_empty() && !states.iter().any(serves);
         if !self.speaks_nhrp() {
             return self.stand_without_nhrp(now);
         }

@@ -289,6 +289,18 @@ fn without_nhrp_both_ends_are_named() {
             "spec.nhrp.staticMappings: without NHRP (nhrp.mode: Disabled) the hub has to be told of the other end",
         ),
         (
+            "advertise: [10.10.0.0/24]",
+            "advertise: [0.0.0.0/0]",
+            "DmvpnNetwork/lease",
+            "0.0.0.0/0 contains 198.51.100.2, an end of the tunnel",
+        ),
+        (
+            "subnets: [10.20.0.0/24]",
+            "subnets: [198.51.100.0/24]",
+            "DmvpnNetwork/lease",
+            "198.51.100.0/24 contains 198.51.100.2",
+        ),
+        (
             "overlayAddresses: [10.254.0.2]",
             "overlayAddresses: [10.254.0.3]",
             "DmvpnSpoke/r31",

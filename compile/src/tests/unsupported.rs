@@ -117,6 +117,11 @@ fn protection_is_there_on_boxes_that_speak_nhrp() {
         compile(&inputs(&plain, &["hub:dmvpn.io/hub=hub1"])).faults("DmvpnNetwork/branches").join("\n");
     assert!(faults.contains("spec.ipsec.mode: Required without NHRP is not supported"), "{faults}");
 
+    let over6 = yaml.clone() + "  tunnel: {underlayFamily: IPv6}\n";
+    let faults =
+        compile(&inputs(&over6, &["hub:dmvpn.io/hub=hub1"])).faults("DmvpnNetwork/branches").join("\n");
+    assert!(faults.contains("spec.tunnel.underlayFamily: IPv6 is not supported"), "{faults}");
+
     let mut of_cluster = inputs(&yaml, &["hub:dmvpn.io/hub=hub1"]);
     of_cluster.nodes[0].uid = Some("1234".into());
     let compiled = compile(&of_cluster);

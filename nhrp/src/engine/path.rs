@@ -63,6 +63,8 @@ struct Trial {
     alive: bool,
     /// Shortcuts that wait for the answer (see `Shortcut::pending`).
     waiting: Vec<IpNet>,
+    /// Questions before these were not answered.
+    lapsed: bool,
 }
 
 /// What was answered and believed about a destination: the shortcut to be.
@@ -96,7 +98,7 @@ impl Path {
 
 impl Trial {
     fn new(id: u32) -> Self {
-        Self { id, sent: 0, witness: None, alive: false, waiting: Vec::new() }
+        Self { id, sent: 0, witness: None, alive: false, lapsed: false, waiting: Vec::new() }
     }
 }
 
@@ -158,6 +160,7 @@ impl Engine {
         // in use, may have been to one who was away.
         let joins = running && waiting.is_some() && trial.waiting.is_empty() && trial.sent != 1;
         if joins {
+            trial.lapsed |= trial.sent > 1;
             trial.sent = 0;
         }
         trial.waiting.extend(waiting);
@@ -285,7 +288,9 @@ impl Engine {
 
     /// Whether the way to this egress is watched, and the last question but the one that is out was answered.
     pub(crate) fn path_answers(&self, via: IpAddr) -> bool {
-        let good = |path: &Path| path.good.is_some() && path.trial.as_ref().is_none_or(|it| it.sent <= 1);
+        let good = |path: &Path| {
+            path.good.is_some() && path.trial.as_ref().is_none_or(|it| it.sent <= 1 && !it.lapsed)
+        };
         self.leads_to(via) && self.paths.get(&via).is_some_and(good)
     }
 
@@ -303,6 +308,7 @@ impl Engine {
             Some(trial) if trial.sent < TRIES => self.send_trial(now, via),
             Some(trial) if used && !trial.alive => {
                 // Nobody says that the egress itself is there: traffic by the hub would fare no better.
+                trial.lapsed = true;
                 trial.sent = 0;
                 path.next = now.after(CHECK_MS);
                 let next = path.next;

@@ -238,8 +238,9 @@ fn a_refused_renewal_ends_a_way_that_answers_nobody() {
     sim.nodes[B].alive = false;
     sim.reboot(0);
     let hold = u64::from(sim.nodes[A].config.holding_time) * 1000;
-    let down = |event: &Event| matches!(event, Event::ShortcutDown { .. });
-    let given_up = (0..hold / 1000).any(|_| {
+    // Not only when its time is over.
+    let down = |event: &Event| matches!(event, Event::ShortcutDown { reason, .. } if reason != "not renewed");
+    let given_up = (0..hold * 3 / 4000).any(|_| {
         // As long as it is sent there it is used.
         if sim.path(A, overlay(3)).is_ok() {
             to_b(&mut sim);

@@ -88,8 +88,12 @@ impl Agent {
             // The link may still have another address: what it sends from there is guarded until it has this one.
             let now = diff::own_link(network, observed).and_then(|l| l.gre.as_ref());
             guard.locals.extend(now.and_then(|gre| v4(gre.local)));
+        }
+        // A link speaks as soon as it is up: of itself, to multicast addresses.
+        let guarded = wanted.nft.guard.is_some();
+        if guarded || matches!(step, LinkStep::Create | LinkStep::Replace(_)) {
             let text = nft::render(&wanted.nft);
-            if !self.guard(network, text, &step).await {
+            if !self.guard(network, text, &step).await && guarded {
                 return false;
             }
         }
@@ -147,16 +151,18 @@ impl Agent {
         true
     }
 
-    /// Loads the rules that keep clear GRE off the wire, before there is a link that could send any; false: they are not
-    /// in force, and the link is not to be touched.
+    /// Loads the rules, before there is a link that could send what they keep off the wire; false: they are not in force,
+    /// and the link of a protected tunnel is not to be touched.
     async fn guard(&mut self, network: &str, text: String, step: &LinkStep) -> bool {
-        self.reconcile_nft(network, text, false).await;
+        self.reconcile_nft(network, text, "", false).await;
         let Some(tunnel) = self.tunnels.get_mut(network) else { return false };
         if tunnel.loaded_nft.is_some() || matches!(step, LinkStep::Keep(_)) {
             return true;
         }
-        let message = "nft did not take the rules that keep clear GRE off the wire: no link without them";
-        tunnel.ground.trouble = Some(Trouble::new(Reason::InterfaceNotCreated, message));
+        if tunnel.spec.ipsec.is_some() {
+            let message = "nft did not take the rules that keep clear GRE off the wire: no link without them";
+            tunnel.ground.trouble = Some(Trouble::new(Reason::InterfaceNotCreated, message));
+        }
         false
     }
 
@@ -224,7 +230,8 @@ impl Agent {
     /// Removes pins that nobody wants; while a tunnel of ours has not started, they may be that one's.
     async fn remove_stale_pins(&mut self, observed: &Observed) {
         let ours = observed.links.iter().filter_map(|l| l.alias.strip_prefix(ALIAS_PREFIX));
-        let mut started = ours.map(|network| self.tunnels.get(network).is_some_and(|t| t.engine.is_some()));
+        let mut started = ours
+            .map(|network| self.tunnels.get(network).is_some_and(|t| t.engine.is_some() || !t.speaks_nhrp()));
         if !started.all(|started| started) {
             return;
         }

@@ -1,5 +1,6 @@
 //! Keepalives of one tunnel link: sent where they are asked for, answered in any case, by a task of its own.
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,8 +12,10 @@ use tracing::debug;
 
 use crate::keepalive::Tally;
 
-/// Answers a second at most: a keepalive is not sent more often than once.
-const ANSWERS: u32 = 20;
+/// Answers to a peer a second at most: a keepalive is not sent more often than once.
+const ANSWERS: u32 = 5;
+/// Peers that are answered in a second: more than a hub of Phase 1 has, and no more memory than they need.
+const PEERS: usize = 16_384;
 
 /// What a driver is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +93,8 @@ impl Watch {
         let mut clock = tokio::time::interval(Duration::from_secs(period.into()));
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut second = tokio::time::interval(Duration::from_secs(1));
-        let mut left = ANSWERS;
+        second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut answered = HashMap::new();
         loop {
             tokio::select! {
                 _ = clock.tick(), if settings.is_some() => {
@@ -99,11 +103,11 @@ impl Watch {
                         self.ask().await;
                     }
                 }
-                _ = second.tick(), if left < ANSWERS => left = ANSWERS,
+                _ = second.tick(), if !answered.is_empty() => answered.clear(),
                 received = self.socket.receive() => match received {
                     Ok(all) => {
                         for one in all {
-                            left = self.take(one, left).await;
+                            self.take(one, &mut answered).await;
                         }
                     }
                     Err(error) => {
@@ -116,20 +120,22 @@ impl Watch {
         }
     }
 
-    async fn take(&self, one: Keepalive, left: u32) -> u32 {
+    /// `answered`: how often each peer was answered within this second.
+    async fn take(&self, one: Keepalive, answered: &mut HashMap<Ipv4Addr, u32>) {
         match one {
-            Keepalive::Returned(token) if token == self.token => {
-                self.change(Tally::heard).await;
-                left
-            }
-            Keepalive::Returned(_) => left,
-            Keepalive::Asked { .. } if left == 0 => 0,
+            Keepalive::Returned(token) if token == self.token => self.change(Tally::heard).await,
+            Keepalive::Returned(_) => {}
+            Keepalive::Asked { to, .. } if answered.len() >= PEERS && !answered.contains_key(&to) => {}
             Keepalive::Asked { to, packet } => {
+                let count = answered.entry(to).or_default();
+                *count += 1;
+                if *count > ANSWERS {
+                    return;
+                }
                 match self.socket.answer(to, &packet).await {
                     Ok(()) => self.change(|tally| tally.answered += 1).await,
                     Err(error) => debug!(network = self.network, %error, "keepalive not answered"),
                 }
-                left - 1
             }
         }
     }

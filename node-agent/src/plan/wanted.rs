@@ -129,7 +129,7 @@ impl Wanted {
         let summaries = spec.advertise.iter().filter(|p| p.prefix_len() > 0);
         let ends_here = spec.overlay.iter().chain(summaries);
         let mut fixed: BTreeMap<_, _> = ends_here.map(|p| ((p.0, LAST_RESORT), Way::Unreachable)).collect();
-        fixed.extend(other_end(spec));
+        fixed.extend(other_end(spec, remote));
         // A point-to-point link carries multicast by itself: with a copy of ours the hub would have it twice.
         let settings = spec.nhrp.multicast.as_ref().filter(|_| remote.is_none());
         let multicast = settings.and_then(|multicast| match multicast.mode {
@@ -464,8 +464,9 @@ fn peers(spec: &DmvpnEndpointSpec, local: std::net::Ipv6Addr) -> Peers {
     }
 }
 
-/// Routes to the other end of a tunnel without NHRP, and to what is behind it: what the endpoint says is all there is.
-fn other_end(spec: &DmvpnEndpointSpec) -> Vec<((IpNet, u32), Way)> {
+/// Routes to the other end (`remote`) of a tunnel without NHRP, and to what is behind it: what the endpoint says is all
+/// there is.
+fn other_end(spec: &DmvpnEndpointSpec, remote: Option<IpAddr>) -> Vec<((IpNet, u32), Way)> {
     if spec.nhrp.mode == NhrpMode::Enabled {
         return Vec::new();
     }
@@ -475,6 +476,8 @@ fn other_end(spec: &DmvpnEndpointSpec) -> Vec<((IpNet, u32), Way)> {
     let hosts = hosts.chain(mapped.clone().map(|it| &it.overlay_address));
     let prefixes = spec.nhs.iter().flat_map(|hub| &hub.subnets).chain(mapped.flat_map(|it| &it.subnets));
     let hosts = hosts.map(|host| ((IpNet::from(*host), metrics.of(RouteKind::Host)), Way::Direct));
+    // The tunnel's own packets must not follow them.
+    let prefixes = prefixes.filter(|it| it.prefix_len() > 0 && !remote.is_some_and(|end| it.contains(&end)));
     hosts.chain(prefixes.map(|it| ((it.0, metrics.of(RouteKind::Registered)), Way::Direct))).collect()
 }
 

@@ -1,6 +1,7 @@
 //! What is to be said of an endpoint.
 
 use crds::endpoint::ExternalStatus;
+use crds::network::NhrpMode;
 use crds::{ConditionStatus, ConditionType, DmvpnEndpointStatus, Reason, STATE_ABSENT};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use view::State;
@@ -74,7 +75,7 @@ pub fn verdict(seen: &Seen, summary: &Summary) -> Option<Verdict> {
     verdict.summarise(rung.state == State::Up, reason, &rung.message);
     verdict.interface(tunnel.filter(|t| !t.leaving));
     verdict.forwarding(tunnel.filter(|t| !t.leaving && t.interface.is_none()));
-    if !endpoint.spec.nhs.is_empty() {
+    if !endpoint.spec.nhs.is_empty() && endpoint.spec.nhrp.mode == NhrpMode::Enabled {
         let registered = status(rung.state == State::Up);
         verdict.add(ConditionType::Registered, registered, reason, &rung.message);
     }
