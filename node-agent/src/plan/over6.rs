@@ -30,7 +30,7 @@ impl Wanted {
                 let before = self.neighbour(overlay);
                 self.learn(output, link);
                 let moved = before != Some(nbma);
-                let routes = moved.then(|| self.routes_by(overlay, link)).unwrap_or_default();
+                let routes = if moved { self.routes_by(overlay, link) } else { Vec::new() };
                 routes.into_iter().map(Op::PutRoute).collect()
             }
             Output::RemoveNeighbour { overlay, .. } => {
