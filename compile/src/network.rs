@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crds::network::{AssignedBy, Hub, HubMode, Nbma, NhrpMode, StaticMapping};
+use crds::network::{AssignedBy, Hub, HubMode, Nbma, NhrpMode, StaticMapping, UnderlayFamily};
 use crds::{Cidr, DmvpnNetwork, Reason, bounds, net};
 use kube::ResourceExt;
 
@@ -293,6 +293,22 @@ impl<'a> Network<'a> {
                 self.faults.degrade(reason, format!("{field}.nbma[{i}]{part}"), message);
                 sound = false;
             }
+        }
+        // A name may have addresses of either family.
+        let family = self.object.spec.tunnel.underlay_family;
+        let fits = |nbma: &Nbma| match &nbma.address {
+            Some(text) => {
+                net::parse_address(text).is_ok_and(|a| a.is_ipv6() == (family == UnderlayFamily::IPv6))
+            }
+            None => true,
+        };
+        if sound && !hub.nbma.iter().any(fits) {
+            let message = format!(
+                "hub {} has no {family:?} address: add one to nbma, or change tunnel.underlayFamily",
+                hub.name
+            );
+            self.faults.degrade(Reason::HubIncomplete, format!("{field}.nbma"), message);
+            return false;
         }
         sound
     }

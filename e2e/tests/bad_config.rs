@@ -278,11 +278,15 @@ fn objects_that_contradict_what_works_are_at_fault_themselves() {
             ipsec,
             &format!(
                 "  ipsec:\n    mode: Required\n    authentication: {{type: PSK, \
-                 pskSecretRefs: [{{name: a}}]}}\n{ipsec}"
+                 pskSecretRefs: [{{name: a}}]}}\n    deniedIdentities: [x.example.net]\n{ipsec}"
             ),
         )?;
         pair.branch.write("network.yaml", &required)?;
-        pair.tells("DmvpnNetwork/branches", "NotSupported", &["spec.ipsec", "Required"])?;
+        pair.tells(
+            "DmvpnNetwork/branches",
+            "NotSupported",
+            &["spec.ipsec.deniedIdentities", "x.example.net"],
+        )?;
         pair.branch.write("network.yaml", &quickstart("network.yaml")?)?;
         pair.mended("the network asks for what there is")
     });
@@ -307,7 +311,7 @@ fn a_secret_that_is_not_there_leaves_the_tunnel_as_it_was() {
         pair.tells_only(object, "SecretNotLabelled", &[field, "dmvpn.io/network: branches"])?;
         let labels = ", labels: {dmvpn.io/network: branches}";
         pair.branch.write("secret.yaml", &secret(labels, "password"))?;
-        pair.tells_only(object, "SecretKeyMissing", &[field, "has no key word", "put the password there"])?;
+        pair.tells_only(object, "SecretKeyMissing", &[field, "has no key word", "put the secret there"])?;
 
         // Over a restart: without a password there is no tunnel to run, but none is taken away either.
         pair.restart()?;

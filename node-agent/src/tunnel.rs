@@ -487,10 +487,9 @@ impl Tunnel {
         };
         self.silent = states.iter().any(|state| state.reason_code == Reason::NoAnswer.as_str());
         // One that is being asked for the first time counts: an agent that starts again takes no route away.
-        let serves = |it: &nhrp::NhsState| match it.phase {
-            NhsPhase::Responding => true,
-            NhsPhase::Expecting | NhsPhase::Waiting => it.reason_code.is_empty(),
-            NhsPhase::Down => false,
+        let asked = ["", Reason::Registering.as_str(), Reason::AddressRequested.as_str()];
+        let serves = |it: &nhrp::NhsState| {
+            it.phase == NhsPhase::Responding || asked.contains(&it.reason_code.as_str())
         };
         self.deserted = !states.is_empty() && !states.iter().any(serves);
         if !self.speaks_nhrp() {

@@ -243,6 +243,29 @@ fn a_hub_is_on_one_node_and_a_node_has_one_hub() {
     assert!(faults.contains("HubsShareNode spec.hubs[1].nodeSelector: hubs hub1 and hub2"), "{faults}");
 }
 
+/// Linux has one link in metadata mode a node. Elsewhere the younger network is as it should be.
+#[test]
+fn a_node_has_one_multipoint_tunnel_over_ipv6() {
+    let over6 = |name: &str, key: u32| {
+        network(name, &format!("  tunnel: {{underlayFamily: IPv6, key: {key}}}"))
+            .replace("192.0.2.2", "'2001:db8:2::2'")
+    };
+    let second = over6("zweite", 2).replace("10.255.", "10.254.")
+        + &spoke("b2", "  overlayAddresses: [10.254.0.11]")
+            .replace("nodeName: b2", "nodeName: a")
+            .replace("name: branches", "name: zweite");
+    let first = over6("branches", 1) + &spoke("a", A);
+    let compiled = compile(&inputs(&(first.clone() + &second), &["a"]));
+    assert_eq!(compiled.names(), ["branches-a"]);
+    let faults = compiled.faults("DmvpnNetwork/zweite").join("\n");
+    let want =
+        "TunnelConflict spec.tunnel.underlayFamily: DmvpnNetwork/branches is multipoint over IPv6 on node a";
+    assert!(faults.contains(want), "{faults}");
+    // A branch of Phase 1 has a tunnel of another kind.
+    let compiled = compile(&inputs(&(first + &second.replace("Phase3", "Phase1")), &["a"]));
+    assert_eq!(compiled.names(), ["branches-a", "zweite-a"]);
+}
+
 #[test]
 fn two_networks_on_one_node_must_differ() {
     let second = |extra: &str| {

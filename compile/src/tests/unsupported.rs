@@ -5,10 +5,6 @@ use super::*;
 #[test]
 fn networks_that_ask_for_more_are_refused() {
     for (line, want) in [
-        (
-            "  tunnel: {underlayFamily: IPv6}\n  nhrp: {multicast: {mode: Dynamic, groups: [239.1.1.1]}}",
-            "spec.nhrp.multicast.groups: ",
-        ),
         ("  tunnel: {dscpPolicy: Copy}", "spec.tunnel.dscpPolicy: Copy"),
         ("  tunnel: {vrf: red}", "spec.tunnel.vrf: red"),
         ("  registration: {policy: AllowListed}", "spec.registration.policy: AllowListed"),
@@ -143,16 +139,29 @@ fn what_an_ipv6_underlay_cannot_is_named() {
             "  tunnel: {underlayFamily: IPv6, keepalive: {periodSeconds: 10, retries: 3}}",
             "spec.tunnel.keepalive: ",
         ),
+        (
+            "Phase3",
+            "  tunnel: {underlayFamily: IPv6}\n  nhrp: {multicast: {mode: Dynamic, groups: [239.1.1.1]}}",
+            "spec.nhrp.multicast.groups: ",
+        ),
     ] {
-        let yaml = network("branches", line).replace("Phase3", phase);
+        let yaml = over_ipv6(line, phase);
         let faults = compile(&inputs(&yaml, &["hub:dmvpn.io/hub=hub1"])).faults("DmvpnNetwork/branches");
         assert!(faults.len() == 1 && faults[0].contains(want), "{line}: {faults:?}");
     }
     for phase in ["Phase1", "Phase3"] {
-        let yaml = network("branches", "  tunnel: {underlayFamily: IPv6}").replace("Phase3", phase);
+        let yaml = over_ipv6("  tunnel: {underlayFamily: IPv6}", phase);
         let compiled = compile(&inputs(&yaml, &["hub:dmvpn.io/hub=hub1"]));
         assert_eq!(compiled.all_faults(), Vec::<String>::new(), "{phase}");
     }
+    let yaml = network("branches", "  tunnel: {underlayFamily: IPv6}");
+    let faults = compile(&inputs(&yaml, &["hub:dmvpn.io/hub=hub1"])).faults("DmvpnNetwork/branches");
+    let want = "HubIncomplete spec.hubs[0].nbma: hub hub1 has no IPv6 address: add one to nbma";
+    assert!(faults.join("\n").contains(want), "{faults:?}");
+}
+
+fn over_ipv6(line: &str, phase: &str) -> String {
+    network("branches", line).replace("Phase3", phase).replace("192.0.2.2", "'2001:db8:2::2'")
 }
 
 #[test]
