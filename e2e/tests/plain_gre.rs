@@ -46,14 +46,6 @@ fn two_ends_with_static_routes_and_keepalives() {
     ring3_with(Needs { deadline: Duration::from_secs(180), ..Needs::default() }, |lab| {
         let scene = Scene::build(lab)?;
         let (r11, r31) = (scene.site("hub")?, scene.site("branch-a")?);
-        for site in [r11, r31] {
-            // Its uplink has come to rest: what changes later would be taken for ours.
-            wait::until(SOON, "wan0 to be as it stays", || {
-                let shown = site.host.run(&["ip", "address", "show", "dev", "wan0"])?;
-                let rests = shown.contains("inet6 fe80") && !shown.contains("tentative");
-                wait::ensure(rests && !shown.contains("NO-CARRIER"), || shown)
-            })?;
-        }
         let before = [r11.host.dump()?, r31.host.dump()?];
         let capture = Capture::start(&scene.isp, &scene.uplink(r31), "proto gre")?;
         let text = network(1)?;

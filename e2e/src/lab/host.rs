@@ -8,12 +8,17 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::dump::Dump;
 use super::process::Process;
+use crate::wait;
+
+/// How long a link may take to have its carrier.
+const REST: Duration = Duration::from_secs(3);
 
 /// A network namespace with forwarding on. Clones are the same host.
 #[derive(Clone, Debug)]
@@ -186,6 +191,12 @@ impl Host {
     /// # Errors
     /// When one cannot be read.
     pub fn dump(&self) -> Result<Dump> {
+        // The kernel tells of a carrier up to a second late: what comes with it would be a change. One that stays without is
+        // a state like any other.
+        let _ = wait::until(REST, "links to be at rest", || {
+            let links = self.run(&["ip", "-o", "link", "show", "up"])?;
+            wait::ensure(!links.contains("NO-CARRIER"), || links)
+        });
         Dump::take(self)
     }
 

@@ -79,8 +79,11 @@ pub(crate) fn an_upgrade_keeps_what_others_wrote(cluster: &Cluster) -> Result<()
         let image = "jsonpath={.spec.template.spec.containers[0].image}";
         let seen = cluster.kubectl(&["get", "daemonset", "dmvpn-agent", "-n", NAMESPACE, "-o", image])?;
         ensure!(seen == format!("localhost/dmvpn-agent:{tag}"), "{seen}");
-        let seen = cluster.kubectl(&["explain", "dmvpnendpoints.spec.network"])?;
-        ensure!(seen.contains("Another description"), "{way}: the definition was not upgraded: {seen}");
+        // What is explained follows the definition a moment later.
+        wait::until(SOON, &format!("{way}: the definition to be upgraded"), || {
+            let seen = cluster.kubectl(&["explain", "dmvpnendpoints.spec.network"])?;
+            wait::ensure(seen.contains("Another description"), || seen)
+        })?;
     }
     ensure!(cluster.kubectl(&["get", "dep", "-o", "name"])?.lines().count() == 2, "endpoints are gone");
     Ok(())
