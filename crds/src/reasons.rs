@@ -137,6 +137,8 @@ reasons! {
     AuthenticationFailed: "The NHRP password is wrong or missing.", "Use the same authenticationSecretRefs on both.";
     KeyMismatchSuspected: "The hub's host takes GRE, but has no tunnel with this key.",
         "Use the same tunnel.key, and see whether the hub's tunnel is there.";
+    GreBlocked: "The hub's host answers ping, but nothing comes back from it by GRE: a firewall or a NAT drops it.",
+        "Let GRE (IP protocol 47) pass both ways on the whole path. Over IPv6 another tunnel.key looks the same.";
     KeepaliveLost: "The other end of a point-to-point tunnel sends no keepalive back.",
         "See whether it is up, answers keepalives, and GRE (IP protocol 47) with the same key passes both ways.";
     Forwarding: "Packets pass through the node.", "Nothing to do.";

@@ -23,6 +23,7 @@
 #![deny(unsafe_code)]
 
 mod copy_socket;
+mod echo;
 mod error;
 mod gre6_socket;
 mod icmp;
@@ -41,6 +42,7 @@ mod wire;
 mod writer;
 
 pub use copy_socket::CopySocket;
+pub use echo::echo;
 pub use error::Error;
 pub use gre6_socket::Gre6Socket;
 pub use icmp::{GreRefused, IcmpSocket};

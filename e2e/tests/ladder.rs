@@ -223,17 +223,60 @@ fn a_hub_routed_through_its_own_tunnel_is_told_and_passes() {
     });
 }
 
+/// The agent is away, its host is not: pings through the tunnel are answered, so that nothing is said of firewalls.
 #[test]
 fn a_silent_hub_is_told_and_passes() {
     ring3(|lab| {
-        let pair = Pair::start(lab, REFRESH)?;
+        let mut pair = Pair::start(lab, REFRESH)?;
         let words = ["no answer", "Check that GRE (IP protocol 47) passes"];
-        pair.scene.isp.nft(
-            "table inet block { chain f { type filter hook forward priority 0; meta l4proto gre drop; }; }",
-        )?;
+        pair.hub.kill()?;
         let tunnel = pair.tells(State::Nhrp, "NoAnswer", words, SILENCE)?;
         let nhs = tunnel.nhs.first().context("no NHS")?;
         ensure!(nhs.status == view::NhsStatus::Expecting && nhs.requests_failed >= 3, "{nhs:?}");
+        let host = pair.hub.host();
+        host.nft(
+            "table inet seen { chain i { type filter hook input priority 0; \
+             ip saddr 10.255.0.11 icmp type echo-request counter; }; }",
+        )?;
+        wait::until(SILENCE, "two probes through the tunnel", || {
+            let seen = host.run(&["nft", "list", "table", "inet", "seen"])?;
+            let (tunnel, none) = (pair.branch.tunnel(NETWORK)?, ["packets 0 ", "packets 1 "]);
+            ensure!(tunnel.reason == "NoAnswer", "{}", tunnel.reason);
+            wait::ensure(!none.iter().any(|none| seen.contains(none)), || seen)
+        })?;
+        pair.tells(State::Nhrp, "NoAnswer", words, SOON)?;
+        pair.hub.host().nft("delete table inet seen")?;
+        pair.hub.restart()?;
+        pair.works(AGAIN)
+    });
+}
+
+#[test]
+fn a_firewall_that_takes_gre_is_told_and_passes() {
+    ring3(|lab| {
+        let pair = Pair::start(lab, REFRESH)?;
+        let drop = |what: &str| {
+            let rule = format!("meta l4proto {what} drop");
+            pair.scene.isp.nft(&format!(
+                "table inet block {{ chain f {{ type filter hook forward priority 0; {rule}; }}; }}"
+            ))
+        };
+        drop("gre")?;
+        let words = ["192.0.2.2 answers ping, and nothing comes back by GRE", "both ways on the whole path"];
+        let tunnel = pair.tells(State::Nhrp, "GreBlocked", words, SILENCE + SOON)?;
+        ensure!(tunnel.nhs.first().is_some_and(|nhs| nhs.requests_failed >= 3), "{:?}", tunnel.nhs);
+        // A path that carries nothing at all is no firewall's doing.
+        drop("icmp")?;
+        pair.tells(State::Nhrp, "NoAnswer", ["no answer", "that the hub runs"], SILENCE)?;
+        pair.scene.isp.nft("delete table inet block")?;
+        pair.works(AGAIN)?;
+
+        // One way is enough to be blocked.
+        pair.scene.isp.nft(
+            "table inet block { chain f { type filter hook forward priority 0; \
+             ip saddr 192.0.2.2 meta l4proto gre drop; }; }",
+        )?;
+        pair.tells(State::Nhrp, "GreBlocked", words, SILENCE + SOON)?;
         pair.scene.isp.nft("delete table inet block")?;
         pair.works(AGAIN)
     });

@@ -227,3 +227,21 @@ fn phase_1_is_point_to_point() {
         exchange(both, scene.site("branch-a")?, scene.site("branch-b")?, 3)
     });
 }
+
+#[test]
+fn a_firewall_that_takes_gre_is_told_over_ipv6_too() {
+    ring3_with(Needs { memory_mib: 768, deadline: Duration::from_secs(180) }, |lab| {
+        let scene = Scene::build(lab)?;
+        let [_hub, mut branch, _other] = Overlay { v4: true, v6: false }.start(&scene, "Phase3")?;
+        branch.kill()?;
+        scene.isp.nft(
+            "table inet block { chain f { type filter hook forward priority 0; meta l4proto gre drop; }; }",
+        )?;
+        branch.restart()?;
+        let tunnel = branch.wait_for_state(NETWORK, view::State::Nhrp, "GreBlocked", 2 * SOON)?;
+        let hub = scene.site("hub")?.nbma6();
+        ensure!(tunnel.message.contains(&format!("{hub} answers ping")), "{}", tunnel.message);
+        scene.isp.nft("delete table inet block")?;
+        branch.wait_until_up(NETWORK, 2 * SOON).map(drop)
+    });
+}

@@ -116,6 +116,17 @@ pub fn keyless(rung: Rung, key: Option<u32>) -> Rung {
     Rung::at(State::Nhrp, reason, message)
 }
 
+/// The same for a hub whose host answers ping, while nothing that is sent through the tunnel is answered.
+pub fn walled_off(rung: Rung, nbma: IpAddr) -> Rung {
+    if rung.reason != Reason::NoAnswer.as_str() {
+        return rung;
+    }
+    let reason = Reason::GreBlocked;
+    let message =
+        format!("the hub's host {nbma} answers ping, and nothing comes back by GRE: {}", reason.cure());
+    Rung::at(State::Nhrp, reason, message)
+}
+
 /// The same for a hub that is reached under IPsec: without an SA nothing of NHRP gets there. While the IKE daemon is away
 /// nobody knows, and what has worked is taken to work.
 pub fn protected(rung: Rung, sas: &SaState, network: &str, nbma: IpAddr) -> Rung {
@@ -267,6 +278,22 @@ mod tests {
         let refused = hub(&Ground::default(), &Path::Clear, Some(&nhs_with("AddressTaken")));
         assert_eq!(keyless(refused.clone(), Some(101)), refused);
         assert_eq!(keyless(Rung::up(), None), Rung::up());
+    }
+
+    #[test]
+    fn a_wall_is_no_silence() {
+        let nbma: IpAddr = "192.0.2.2".parse().expect("address");
+        let silent = hub(&Ground::default(), &Path::Clear, Some(&nhs_with("NoAnswer")));
+        let told = walled_off(silent.clone(), nbma);
+        assert_eq!(told.reason, "GreBlocked");
+        assert!(
+            told.message.contains("192.0.2.2") && told.message.contains("protocol 47"),
+            "{}",
+            told.message
+        );
+        assert_eq!(walled_off(Rung::up(), nbma), Rung::up());
+        // Who says that he has no such tunnel got our GRE.
+        assert_eq!(walled_off(keyless(silent, Some(7)), nbma).reason, "KeyMismatchSuspected");
     }
 
     /// The codes that the engine's documentation of `NhsState::reason_code` names.

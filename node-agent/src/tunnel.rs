@@ -32,6 +32,9 @@ const FAREWELL_MS: u64 = 2_500;
 /// more often.
 const REFUSED_MS: u64 = 30_000;
 
+/// A silent hub is probed this often at the most, in milliseconds.
+const PROBE_MS: u64 = 5_000;
+
 /// For so long it counts that the reverse path filter dropped something, in milliseconds.
 const FILTERED_MS: u64 = 150_000;
 
@@ -55,6 +58,21 @@ pub struct Drained {
     pub queries: Vec<IpNet>,
     /// A default route waits for somebody to look at the underlay.
     pub blind: bool,
+}
+
+/// How to find out whether a firewall takes GRE out of the way to a silent hub.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Our underlay address.
+    pub local: IpAddr,
+    /// The hub's.
+    pub nbma: IpAddr,
+    /// Our overlay address.
+    pub own: IpAddr,
+    /// The hub's.
+    pub overlay: IpAddr,
+    /// Name of the tunnel link.
+    pub link: String,
 }
 
 /// One tunnel.
@@ -100,6 +118,8 @@ pub struct Tunnel {
     pub silent: bool,
     /// Hosts that said last when that they have no tunnel for our key.
     pub refused: BTreeMap<IpAddr, Time>,
+    /// Silent hubs that were probed: when last, and whether ping alone came through.
+    probed: BTreeMap<IpAddr, (Time, bool)>,
     /// What a protected tunnel remembers.
     pub guarded: Guarded,
     /// What is known of the IKE daemon and its SAs.
@@ -151,6 +171,7 @@ impl Tunnel {
             doomed: false,
             silent: false,
             refused: BTreeMap::new(),
+            probed: BTreeMap::new(),
             guarded: Guarded::default(),
             sas: Arc::new(SaState::unknown()),
             told: false,
@@ -510,6 +531,10 @@ impl Tunnel {
                     let refused = s.nbma.and_then(|nbma| self.refused.get(&nbma));
                     let lately = refused.is_some_and(|at| now.since(*at) < REFUSED_MS);
                     let rung = if lately { ladder::keyless(rung, self.spec.tunnel.key) } else { rung };
+                    let walled =
+                        s.nbma.filter(|nbma| self.probed.get(nbma).is_some_and(|(_, walled)| *walled));
+                    let rung =
+                        walled.map_or_else(|| rung.clone(), |nbma| ladder::walled_off(rung.clone(), nbma));
                     match s.nbma.filter(|_| self.spec.ipsec.is_some()) {
                         Some(nbma) => ladder::protected(rung, &self.sas, &self.spec.network, nbma),
                         None => rung,
@@ -528,6 +553,42 @@ impl Tunnel {
         }
         self.refused.retain(|_, at| now.since(*at) < REFUSED_MS);
         self.stands(ladder::tunnel(&self.ground, &rungs), hubs, now);
+    }
+
+    /// Silent hubs whose way is to be looked at now, and how. Under IPsec their GRE is nobody's to see.
+    pub fn probes(&mut self, now: Time) -> Vec<Probe> {
+        let Some(wanted) = self.wanted.as_ref().filter(|_| self.link != 0 && self.spec.ipsec.is_none())
+        else {
+            return Vec::new();
+        };
+        let states = match &self.engine {
+            Some(engine) if self.silent => engine.nhs_states(now),
+            _ => Vec::new(),
+        };
+        let silent = states.into_iter().filter(|it| it.reason_code == Reason::NoAnswer.as_str());
+        let silent: BTreeMap<_, _> = silent.filter_map(|it| Some((it.nbma?, it.overlay?))).collect();
+        self.probed.retain(|nbma, _| silent.contains_key(nbma));
+        let mut probes = Vec::new();
+        for (nbma, overlay) in silent {
+            let (at, walled) = self.probed.get(&nbma).copied().unwrap_or_default();
+            let own = self.addresses().find(|own| own.is_ipv4() == overlay.is_ipv4());
+            let due = at == Time::default() || now.since(at) >= PROBE_MS;
+            if let Some(own) = own.filter(|_| due) {
+                self.probed.insert(nbma, (now, walled));
+                let (local, link) = (wanted.link.local, wanted.link.name.clone());
+                probes.push(Probe { local, nbma, own, overlay, link });
+            }
+        }
+        probes
+    }
+
+    /// What a probe showed.
+    pub fn probe_seen(&mut self, nbma: IpAddr, walled: bool, now: Time) {
+        if let Some((_, known)) = self.probed.get_mut(&nbma) {
+            self.stirred |= *known != walled;
+            *known = walled;
+            self.stand(now);
+        }
     }
 
     /// Where it stands when there is but one other end, which says nothing.

@@ -28,6 +28,7 @@ use crate::drivers::capture;
 use crate::drivers::icmp;
 use crate::drivers::ipsec::IpsecDriver;
 use crate::drivers::nhrp::Burst;
+use crate::drivers::probe::{self, Probed};
 use crate::drivers::resolver::{Resolved, Resolver};
 use crate::plan::ipsec::SaState;
 use crate::plan::wanted::REDIRECT_GROUP;
@@ -87,6 +88,7 @@ pub struct Agent {
     to_hairpins: mpsc::Sender<Logged>,
     to_multicast: mpsc::Sender<Logged>,
     to_lines: mpsc::Sender<String>,
+    to_probed: mpsc::Sender<Probed>,
     /// Talks to the IKE daemon, once a tunnel needs it.
     ipsec: Option<IpsecDriver>,
     sas: Arc<SaState>,
@@ -133,6 +135,7 @@ impl Agent {
         let (to_resolved, mut resolved) = mpsc::channel(16);
         let (to_refused, mut refused) = mpsc::channel(16);
         let (to_lines, mut lines) = mpsc::channel(16);
+        let (to_probed, mut probed) = mpsc::channel(16);
         let (to_sas, mut sas) = watch::channel(Arc::new(SaState::unknown()));
         if let Err(error) = icmp::start(to_refused) {
             warn!(%error, "wrong keys will look like silent hubs");
@@ -158,6 +161,7 @@ impl Agent {
             to_hairpins,
             to_multicast,
             to_lines,
+            to_probed,
             ipsec: None,
             sas: Arc::new(SaState::unknown()),
             to_sas,
@@ -193,6 +197,7 @@ impl Agent {
                 Some(answer) = resolved.recv() => agent.resolved(answer),
                 Some(refused) = refused.recv() => agent.refused(refused),
                 Some(network) = lines.recv() => agent.line_changed(&network),
+                Some(probed) = probed.recv() => agent.probed(&probed),
                 Ok(()) = sas.changed() => {
                     agent.sas = sas.borrow_and_update().clone();
                     agent.sas_changed().await;
@@ -286,6 +291,7 @@ impl Agent {
             self.flush().await;
         }
         self.secure();
+        self.probe();
         self.resolver.hurry(self.tunnels.values().any(|tunnel| tunnel.silent));
         self.save_snapshots(false);
         self.publish();
@@ -395,6 +401,22 @@ impl Agent {
             tunnel.stirred = true;
             tunnel.stand(now);
             self.reconcile_at = now;
+        }
+    }
+
+    /// Looks at the way to hubs that are silent.
+    fn probe(&mut self) {
+        let now = clock::now();
+        for (network, tunnel) in &mut self.tunnels {
+            for probe in tunnel.probes(now) {
+                probe::start(network.clone(), probe, self.to_probed.clone());
+            }
+        }
+    }
+
+    fn probed(&mut self, probed: &Probed) {
+        if let Some(tunnel) = self.tunnels.get_mut(&probed.network) {
+            tunnel.probe_seen(probed.nbma, probed.walled, clock::now());
         }
     }
 

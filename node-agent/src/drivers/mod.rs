@@ -8,4 +8,5 @@ pub mod ipsec;
 pub mod keepalive;
 pub mod multicast;
 pub mod nhrp;
+pub mod probe;
 pub mod resolver;
