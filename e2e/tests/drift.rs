@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use e2e::guest::processes;
-use e2e::lab::{Dump, Host};
+use e2e::lab::{Agent, Dump, Host};
 use e2e::ring3;
 use e2e::scene::Scene;
 use e2e::scene::branches::{Branches, ours, purge, until_ours_is};
-use e2e::scene::overlay::NETWORK;
+use e2e::scene::overlay::{NETWORK, Overlay, manifests};
 use e2e::wait;
 
 /// Drift is healed within this (measured: 32–111 ms)…
@@ -239,6 +239,75 @@ fn restart_purge_and_a_network_that_went_meanwhile() {
             let left = snapshots(&host)?;
             wait::ensure(left.is_empty(), || format!("{left:?}"))
         })
+    });
+}
+
+/// What its container has is enough: registration, direct path, drift and removal with two capabilities, and nothing to
+/// write to but its own directory.
+#[test]
+fn two_capabilities_are_enough() {
+    ring3(|lab| {
+        let scene = Scene::build(lab)?;
+        let start = |name: &str, labels: &[&str], own: &str| {
+            Agent::start_confined(&scene.site(name)?.host, labels, &manifests(&["network.yaml", own])?)
+        };
+        let before_hub = scene.site("hub")?.host.dump()?;
+        let before_a = scene.site("branch-a")?.host.dump()?;
+        let overlay = Overlay {
+            hub: start("hub", &["dmvpn.io/hub=hub1"], "hub-lan.yaml")?,
+            branch_a: start("branch-a", &[], "branch-a.yaml")?,
+            branch_b: start("branch-b", &[], "branch-b.yaml")?,
+            before_a,
+        };
+        for agent in [&overlay.hub, &overlay.branch_a, &overlay.branch_b] {
+            let pid = agent.pid();
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+            // CAP_NET_ADMIN is bit 12, CAP_NET_RAW bit 13.
+            for line in ["CapEff:\t0000000000003000", "CapBnd:\t0000000000003000", "NoNewPrivs:\t1"] {
+                ensure!(status.contains(line), "no {line:?} in:\n{status}");
+            }
+            let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo"))?;
+            for place in ["/", "/proc/sys"] {
+                let last = mounts.lines().rfind(|line| line.split(' ').nth(4) == Some(place));
+                let options = last.and_then(|line| line.split(' ').nth(5)).unwrap_or_default();
+                ensure!(options.split(',').any(|o| o == "ro"), "{place} can be written to: {last:?}");
+            }
+        }
+        let mut branches = Branches { scene, overlay };
+        branches.overlay.branch_a.wait_until_up(NETWORK, SOON)?;
+        branches.overlay.branch_b.wait_until_up(NETWORK, SOON)?;
+        branches.make_direct()?;
+        branches.ensure_direct_traffic()?;
+
+        let host = branches.a()?.host.clone();
+        let wanted = ours(&host)?;
+        let mut seen = BTreeSet::new();
+        for (what, script, part) in DRIFT {
+            // One of each part is enough here.
+            if seen.insert(part) || *what == "link deleted" {
+                host.sh(script).with_context(|| (*what).to_owned())?;
+                until_ours_is(&host, &wanted, part, SOON).with_context(|| (*what).to_owned())?;
+                branches.ensure_direct_traffic().with_context(|| format!("after {what}"))?;
+            }
+        }
+        branches.overlay.branch_a.kill()?;
+        branches.overlay.branch_a.restart()?;
+        branches.overlay.branch_a.wait_until_up(NETWORK, SOON)?;
+        branches.ensure_direct_traffic()?;
+
+        let Branches { overlay, .. } = &branches;
+        for (agent, own, before) in [
+            (&overlay.branch_a, "branch-a.yaml", &overlay.before_a),
+            (&overlay.hub, "hub-lan.yaml", &before_hub),
+        ] {
+            agent.remove(own)?;
+            agent.remove("network.yaml")?;
+            wait::until(SOON, "all of it to go", || before.ensure_equal(&agent.host().dump()?))?;
+            let log = agent.log();
+            ensure!(!log.contains("not permitted") && !log.contains("ermission denied"), "{log}");
+        }
+        ensure!(seen.len() == 5, "{seen:?}");
+        Ok(())
     });
 }
 

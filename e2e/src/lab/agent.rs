@@ -30,6 +30,7 @@ pub struct Agent {
     host: Host,
     source: Source,
     dir: PathBuf,
+    confined: bool,
     process: Process,
 }
 
@@ -66,17 +67,42 @@ impl Agent {
         Ok(agent)
     }
 
+    /// As [`Self::start`], with what its container has and no more: CAP_NET_ADMIN and CAP_NET_RAW, nothing that it could gain
+    /// any other by, root and /proc/sys that cannot be written to.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_confined(
+        host: &Host,
+        labels: &[&str],
+        manifests: &BTreeMap<String, String>,
+    ) -> Result<Self> {
+        let agent = Self::launch_as(host, labels, manifests, true)?;
+        agent.wait_until_it_answers()?;
+        Ok(agent)
+    }
+
     /// As [`Self::start`], but returns at once: asking an agent takes time that it may need itself.
     ///
     /// # Errors
     /// When the program is not built.
     pub fn launch(host: &Host, labels: &[&str], manifests: &BTreeMap<String, String>) -> Result<Self> {
+        Self::launch_as(host, labels, manifests, false)
+    }
+
+    fn launch_as(
+        host: &Host,
+        labels: &[&str],
+        manifests: &BTreeMap<String, String>,
+        confined: bool,
+    ) -> Result<Self> {
         let dir = Path::new("/run/dmvpn").join(host.name());
         fs::create_dir_all(dir.join("manifests"))?;
         for (name, text) in manifests {
             fs::write(dir.join("manifests").join(name), text)?;
         }
-        Self::launch_from(host, Source::Directory(labels.iter().map(|l| (*l).to_owned()).collect()), dir)
+        let source = Source::Directory(labels.iter().map(|l| (*l).to_owned()).collect());
+        Self::launch_from(host, source, dir, confined)
     }
 
     /// Starts the agent of `host` with an API server as its source, and returns when it answers.
@@ -87,14 +113,14 @@ impl Agent {
         let dir = Path::new("/run/dmvpn").join(host.name());
         fs::create_dir_all(&dir)?;
         fs::write(dir.join(TOKEN), &cluster.operator_token)?;
-        let agent = Self::launch_from(host, Source::Cluster(cluster), dir)?;
+        let agent = Self::launch_from(host, Source::Cluster(cluster), dir, false)?;
         agent.wait_until_it_answers()?;
         Ok(agent)
     }
 
-    fn launch_from(host: &Host, source: Source, dir: PathBuf) -> Result<Self> {
-        let process = spawn(host, &source, &dir)?;
-        Ok(Self { host: host.clone(), source, dir, process })
+    fn launch_from(host: &Host, source: Source, dir: PathBuf, confined: bool) -> Result<Self> {
+        let process = spawn(host, &source, &dir, confined)?;
+        Ok(Self { host: host.clone(), source, dir, confined, process })
     }
 
     /// The host it runs on.
@@ -276,7 +302,7 @@ impl Agent {
     /// # Errors
     /// As [`Self::start`].
     pub fn restart(&mut self) -> Result<()> {
-        self.process = spawn(&self.host, &self.source, &self.dir)?;
+        self.process = spawn(&self.host, &self.source, &self.dir, self.confined)?;
         self.wait_until_it_answers()
     }
 
@@ -300,9 +326,24 @@ impl Agent {
     }
 }
 
-fn spawn(host: &Host, source: &Source, dir: &Path) -> Result<Process> {
+/// Becomes the program that its arguments name, in the mount namespace that `ip netns exec` made. `DIR` alone can be
+/// written to.
+const CONFINE: &str = "
+set -e
+dir=$1; shift
+mount --bind $dir $dir
+mount --bind /proc/sys /proc/sys
+mount -o remount,bind,ro /proc/sys
+mount -o remount,bind,ro /
+exec setpriv --no-new-privs --inh-caps=-all --ambient-caps=-all --bounding-set=-all,+net_admin,+net_raw \"$@\"
+";
+
+fn spawn(host: &Host, source: &Source, dir: &Path, confined: bool) -> Result<Process> {
     let program = paths::program("dmvpn-agent")?;
-    let mut command = host.command(&program);
+    let mut command = host.command(if confined { Path::new("/bin/sh") } else { &program });
+    if confined {
+        command.args(["-c", CONFINE, "confine"]).arg(dir).arg(&program);
+    }
     command.args(["--node-name", host.name()]);
     command.arg("--socket").arg(dir.join("agent.sock"));
     command.arg("--vici").arg(super::charon::socket(host));
