@@ -94,9 +94,11 @@ const NETWORK: &[Row<DmvpnNetworkSpec>] = &[
     },
     Row {
         asked: |s| {
-            when(s.tunnel.dscp_policy != DscpPolicy::Clear, "spec.tunnel.dscpPolicy", s.tunnel.dscp_policy)
+            // The kernel's links in metadata mode take the outer class from the route.
+            let copies = s.tunnel.dscp_policy != DscpPolicy::Clear;
+            when(copies && over_ipv6(s), "spec.tunnel.dscpPolicy", s.tunnel.dscp_policy)
         },
-        instead: "use Clear",
+        instead: "over an IPv6 underlay use Clear",
     },
     Row { asked: |s| some("spec.tunnel.vrf", s.tunnel.vrf.as_ref()), instead: "remove it" },
     Row {

@@ -24,9 +24,11 @@ pub struct GreLink {
     /// GRE key, both directions.
     pub key: Option<u32>,
     /// Fixed outer TTL, 1–255 (never inherited). As observed, 0 means that the link has something which no
-    /// wanted link has (inherited TTL or TOS, different keys, checksums, sequence numbers): it always
+    /// wanted link has (inherited TTL, fixed TOS, different keys, checksums, sequence numbers): it always
     /// differs.
     pub ttl: u8,
+    /// Outer packets bear the DSCP (and ECN) of inner ones; else 0. A link in metadata mode cannot.
+    pub copy_dscp: bool,
     /// Link MTU in bytes.
     pub mtu: u32,
     /// Administratively up.
@@ -45,7 +47,13 @@ impl GreLink {
         if !self.is_metadata() {
             return self.clone();
         }
-        Self { local: Ipv6Addr::UNSPECIFIED.into(), key: None, ttl: u8::MAX, ..self.clone() }
+        Self {
+            local: Ipv6Addr::UNSPECIFIED.into(),
+            key: None,
+            ttl: u8::MAX,
+            copy_dscp: false,
+            ..self.clone()
+        }
     }
 }
 

@@ -1,13 +1,14 @@
-//! The tunnel's line: an MTU that follows the underlay's, and a line protocol that follows the hubs.
+//! The tunnel's line: an MTU that follows the underlay's, a line protocol that follows the hubs, a DSCP that shows outside.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::lab::Host;
+use e2e::lab::{Agent, Capture, Host};
 use e2e::ring3::Needs;
 use e2e::ring3_with;
 use e2e::scene::Scene;
-use e2e::scene::overlay::{HUB, NETWORK, Overlay, TUNNEL};
+use e2e::scene::overlay::{HUB, NETWORK, Overlay, TUNNEL, link_index, quickstart};
 use e2e::wait;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -98,5 +99,72 @@ fn the_line_follows_the_hubs() {
         ensure!(shown.contains("is up/down"), "{shown}");
         scene.isp.nft("delete table inet block")?;
         line(&overlay, true)
+    });
+}
+
+/// Of both overlays' packets, both ways; and no more when it is not asked for, without a new link.
+#[test]
+fn outer_packets_bear_the_dscp_of_inner_ones() {
+    ring3_with(NEEDS, |lab| {
+        const TOS: u8 = 0xb8;
+        const HUB6: &str = "fd00:255::1";
+        let scene = Scene::build(lab)?;
+        let copies = |policy: &str| {
+            let network = quickstart("network.yaml")?
+                .replace("    key: 100\n", &format!("    key: 100\n    dscpPolicy: {policy}\n"))
+                .replace("overlay: [10.255.0.0/16]", "overlay: [10.255.0.0/16, 'fd00:255::/64']")
+                .replace(
+                    "overlayAddresses: [10.255.0.1]",
+                    &format!("overlayAddresses: [10.255.0.1, '{HUB6}']"),
+                );
+            ensure!(network.contains(HUB6), "{network}");
+            anyhow::Ok(network)
+        };
+        let files = |policy: &str, own: &str| {
+            let own_text = quickstart(own)?.replace(
+                "overlayAddresses: [10.255.0.11]",
+                "overlayAddresses: [10.255.0.11, 'fd00:255::11']",
+            );
+            anyhow::Ok(BTreeMap::from([
+                ("network.yaml".to_owned(), copies(policy)?),
+                (own.to_owned(), own_text),
+            ]))
+        };
+        let hub =
+            Agent::start(&scene.site("hub")?.host, &["dmvpn.io/hub=hub1"], &files("Copy", "hub-lan.yaml")?)?;
+        let host = &scene.site("branch-a")?.host;
+        let branch = Agent::start(host, &[], &files("Copy", "branch-a.yaml")?)?;
+        branch.wait_until_up(NETWORK, SOON)?;
+        let index = link_index(host, TUNNEL)?;
+        let outer = |want: u8| -> Result<()> {
+            let capture = Capture::start(host, "wan0", "proto 47")?;
+            let (ours, hubs) = (scene.site("branch-a")?.nbma().into(), scene.site("hub")?.nbma().into());
+            for to in [HUB.to_string(), HUB6.to_owned()] {
+                wait::until(SOON, "an answer", || {
+                    host.run(&["ping", "-c1", "-W2", "-Q", &format!("{TOS:#x}"), &to])
+                })?;
+                let family = to.contains(':');
+                for (from, to) in [(ours, hubs), (hubs, ours)] {
+                    let seen = capture.wait_for(SOON, "a ping in GRE", |p| {
+                        let inner = p.inner.is_some_and(|ip| ip.tos == TOS && ip.source.is_ipv6() == family);
+                        p.is_between(from, to) && inner
+                    })?;
+                    let tos = seen.ip.map(|ip| (ip.tos, ip.ttl >= 250));
+                    ensure!(tos == Some((want, true)), "not {want:#x}: {seen} {tos:?}");
+                }
+            }
+            Ok(())
+        };
+        outer(TOS)?;
+        for agent in [&hub, &branch] {
+            agent.write("network.yaml", &copies("Clear")?)?;
+            wait::until(SOON, "a TOS of 0", || {
+                let link = agent.host().run(&["ip", "-d", "link", "show", TUNNEL])?;
+                wait::ensure(!link.contains("tos inherit"), || link)
+            })?;
+        }
+        outer(0)?;
+        ensure!(link_index(host, TUNNEL)? == index, "another link");
+        Ok(())
     });
 }

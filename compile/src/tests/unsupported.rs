@@ -5,7 +5,6 @@ use super::*;
 #[test]
 fn networks_that_ask_for_more_are_refused() {
     for (line, want) in [
-        ("  tunnel: {dscpPolicy: Copy}", "spec.tunnel.dscpPolicy: Copy"),
         ("  tunnel: {vrf: red}", "spec.tunnel.vrf: red"),
         ("  registration: {policy: AllowListed}", "spec.registration.policy: AllowListed"),
         ("  groups: [{name: g}]", "spec.groups: "),
@@ -141,6 +140,11 @@ fn what_an_ipv6_underlay_cannot_is_named() {
         ),
         (
             "Phase3",
+            "  tunnel: {underlayFamily: IPv6, dscpPolicy: Copy}",
+            "spec.tunnel.dscpPolicy: Copy is not supported by this version: over an IPv6 underlay use Clear",
+        ),
+        (
+            "Phase3",
             "  tunnel: {underlayFamily: IPv6}\n  nhrp: {multicast: {mode: Dynamic, groups: [239.1.1.1]}}",
             "spec.nhrp.multicast.groups: ",
         ),
@@ -166,8 +170,8 @@ fn over_ipv6(line: &str, phase: &str) -> String {
 
 #[test]
 fn nobody_waits_in_silence_for_a_network_that_is_refused() {
-    let yaml = network("branches", "  tunnel: {dscpPolicy: Copy}")
-        + &spoke("a", "  overlayAddresses: [10.255.0.11]");
+    let yaml =
+        network("branches", "  routing: {distance: 20}") + &spoke("a", "  overlayAddresses: [10.255.0.11]");
     let compiled = compile(&inputs(&yaml, &["a"]));
     assert!(compiled.endpoints.is_empty());
     let faults = compiled.faults("DmvpnSpoke/a");

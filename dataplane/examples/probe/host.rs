@@ -67,6 +67,7 @@ pub(crate) fn gre(name: &str, local: &str) -> GreLink {
         remote: None,
         key: Some(super::KEY),
         ttl: 255,
+        copy_dscp: false,
         mtu: 1400,
         up: true,
     }

@@ -17,7 +17,7 @@ use netlink_packet_route::route::{
     RouteMessage, RouteNextHop, RouteType, RouteVia,
 };
 
-use super::encode::{GRE_FLAGS, IPV6_DEFAULT_METRIC, NO_ENCAP_LIMIT};
+use super::encode::{COPY_CLASS, GRE_FLAGS, INHERIT, IPV6_DEFAULT_METRIC, NO_ENCAP_LIMIT};
 use crate::model::{Address, GreLink, Link, LinkCounters, Lookup, Outer, PROTOCOL, Route, Target};
 
 /// A neighbour entry of any state and owner.
@@ -183,13 +183,13 @@ pub(crate) fn neighbour(message: &NeighbourMessage) -> Option<Entry> {
 }
 
 /// The parameters in the form of a wanted link. What no wanted link has (two keys, checksums, sequence
-/// numbers, an inherited TOS, no path MTU discovery) is reported as TTL 0, so that a comparison always sees
+/// numbers, a fixed TOS, no path MTU discovery) is reported as TTL 0, so that a comparison always sees
 /// the difference.
 fn gre(link: &Link, parameters: &[InfoGre]) -> Option<GreLink> {
     let mut local = Ipv4Addr::UNSPECIFIED;
     let mut remote = Ipv4Addr::UNSPECIFIED;
     let (mut iflags, mut oflags) = (GreIOFlags::empty(), GreIOFlags::empty());
-    let (mut ikey, mut okey, mut ttl, mut plain) = (0, 0, 0, true);
+    let (mut ikey, mut okey, mut ttl, mut plain, mut copy_dscp) = (0, 0, 0, true, false);
     for parameter in parameters {
         match parameter {
             InfoGre::Local(a) => local = *a,
@@ -199,7 +199,10 @@ fn gre(link: &Link, parameters: &[InfoGre]) -> Option<GreLink> {
             InfoGre::IKey(k) => ikey = *k,
             InfoGre::OKey(k) => okey = *k,
             InfoGre::Ttl(t) => ttl = *t,
-            InfoGre::Tos(tos) => plain &= *tos == 0,
+            InfoGre::Tos(tos) => {
+                copy_dscp = *tos == INHERIT;
+                plain &= copy_dscp || *tos == 0;
+            }
             InfoGre::PathMTUDiscovery(on) => plain &= *on,
             InfoGre::CollectMetadata => return None,
             _ => {}
@@ -213,6 +216,7 @@ fn gre(link: &Link, parameters: &[InfoGre]) -> Option<GreLink> {
         remote: (!remote.is_unspecified()).then_some(remote.into()),
         key: iflags.contains(GreIOFlags::Key).then_some(ikey),
         ttl: if plain { ttl } else { 0 },
+        copy_dscp,
         mtu: link.mtu,
         up: link.up,
     })
@@ -222,7 +226,7 @@ fn gre(link: &Link, parameters: &[InfoGre]) -> Option<GreLink> {
 fn gre6(link: &Link, parameters: &[InfoGre6]) -> GreLink {
     let (mut local, mut remote) = (Ipv6Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
     let (mut iflags, mut oflags) = (GreIOFlags::empty(), GreIOFlags::empty());
-    let (mut ikey, mut okey, mut ttl, mut plain, mut metadata, mut limit) = (0, 0, 0, true, false, true);
+    let (mut ikey, mut okey, mut ttl, mut plain, mut metadata, mut flags) = (0, 0, 0, true, false, 0);
     for parameter in parameters {
         match parameter {
             InfoGre6::Local(a) => local = *a,
@@ -239,7 +243,7 @@ fn gre6(link: &Link, parameters: &[InfoGre6]) -> GreLink {
                 if other.value_len() == value.len() {
                     other.emit_value(&mut value);
                 }
-                limit = u32::from_ne_bytes(value) & NO_ENCAP_LIMIT == 0;
+                flags = u32::from_ne_bytes(value);
             }
             _ => {}
         }
@@ -251,6 +255,7 @@ fn gre6(link: &Link, parameters: &[InfoGre6]) -> GreLink {
         remote: (!remote.is_unspecified()).then_some(remote.into()),
         key: iflags.contains(GreIOFlags::Key).then_some(ikey),
         ttl,
+        copy_dscp: flags & COPY_CLASS != 0,
         mtu: link.mtu,
         up: link.up,
     };
@@ -260,12 +265,13 @@ fn gre6(link: &Link, parameters: &[InfoGre6]) -> GreLink {
             remote: None,
             key: None,
             ttl: u8::MAX,
+            copy_dscp: false,
             ..shown
         };
     }
     // Without a remote, and not in metadata mode, it cannot send: no wanted link is like that.
     plain &= iflags == oflags && GreIOFlags::Key.contains(iflags) && ikey == okey;
-    plain &= !limit && shown.remote.is_some();
+    plain &= flags & NO_ENCAP_LIMIT != 0 && shown.remote.is_some();
     GreLink { ttl: if plain { ttl } else { 0 }, ..shown }
 }
 

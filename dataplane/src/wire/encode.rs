@@ -32,6 +32,10 @@ pub(crate) const IPV6_DEFAULT_METRIC: u32 = 1024;
 /// packet (linux/if_tunnel.h, linux/ip6_tunnel.h).
 pub(crate) const GRE_FLAGS: u16 = 13;
 pub(crate) const NO_ENCAP_LIMIT: u32 = 1;
+/// There too, `IP6_TNL_F_USE_ORIG_TCLASS`: the outer traffic class is the inner one.
+pub(crate) const COPY_CLASS: u32 = 2;
+/// `IFLA_GRE_TOS`: the outer TOS is the inner one.
+pub(crate) const INHERIT: u8 = 1;
 
 const NLA_F_NESTED: u16 = 0x8000;
 const IFLA_INET_CONF: u16 = 1;
@@ -50,6 +54,13 @@ pub(crate) fn check(link: &GreLink) -> Result<(), Error> {
     }
     if link.local.is_unspecified() {
         return Err(Error::invalid("tunnel source", link.local, "must be an address"));
+    }
+    if link.copy_dscp && link.is_metadata() {
+        return Err(Error::invalid(
+            "copy of the DSCP",
+            link.copy_dscp,
+            "is not done by a link in metadata mode",
+        ));
     }
     match link.remote {
         Some(remote) if remote.is_ipv4() != link.local.is_ipv4() => {
@@ -269,6 +280,9 @@ fn gre_info(link: &GreLink) -> Result<LinkAttribute, Error> {
     if let Some(remote) = link.remote {
         data.push(InfoGre::Remote(ipv4("tunnel destination", remote)?));
     }
+    if link.copy_dscp {
+        data.push(InfoGre::Tos(INHERIT));
+    }
     if let Some(key) = link.key {
         data.push(InfoGre::IKey(key));
         data.push(InfoGre::OKey(key));
@@ -282,6 +296,7 @@ fn gre_info(link: &GreLink) -> Result<LinkAttribute, Error> {
 /// Over IPv6: point-to-point with all that it needs, multipoint in metadata mode.
 fn gre6_info(link: &GreLink, local: Ipv6Addr) -> LinkAttribute {
     let flags = if link.key.is_some() { GreIOFlags::Key } else { GreIOFlags::empty() };
+    let behaviour = NO_ENCAP_LIMIT | if link.copy_dscp { COPY_CLASS } else { 0 };
     let data = match link.remote {
         Some(IpAddr::V6(remote)) => {
             let keys = link.key.into_iter().flat_map(|key| [InfoGre6::IKey(key), InfoGre6::OKey(key)]);
@@ -291,7 +306,7 @@ fn gre6_info(link: &GreLink, local: Ipv6Addr) -> LinkAttribute {
                 InfoGre6::Ttl(link.ttl),
                 InfoGre6::IFlags(flags),
                 InfoGre6::OFlags(flags),
-                InfoGre6::Other(DefaultNla::new(GRE_FLAGS, NO_ENCAP_LIMIT.to_ne_bytes().to_vec())),
+                InfoGre6::Other(DefaultNla::new(GRE_FLAGS, behaviour.to_ne_bytes().to_vec())),
             ];
             fixed.into_iter().chain(keys).collect()
         }

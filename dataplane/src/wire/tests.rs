@@ -61,8 +61,9 @@ prop_compose! {
         name in "[A-Za-z0-9_-]{1,15}", alias in "[a-z./-]{1,60}",
         local in v4(), remote in proptest::option::of(v4()),
         key in proptest::option::of(any::<u32>()), ttl in 1_u8..=255, mtu in 68_u32..65_000,
+        copy_dscp in any::<bool>(),
     ) -> GreLink {
-        GreLink { name, alias, local, remote, key, ttl, mtu, up: false }
+        GreLink { name, alias, local, remote, key, ttl, copy_dscp, mtu, up: false }
     }
 }
 
@@ -70,7 +71,7 @@ prop_compose! {
     fn gre6()(
         link in gre(), local in v6(), remote in proptest::option::of(v6()),
     ) -> GreLink {
-        GreLink { local, remote, ..link }
+        GreLink { local, remote, copy_dscp: link.copy_dscp && remote.is_some(), ..link }
     }
 }
 
@@ -182,6 +183,7 @@ fn plain() -> GreLink {
         remote: None,
         key: Some(100),
         ttl: 255,
+        copy_dscp: false,
         mtu: 1400,
         up: true,
     }
@@ -194,6 +196,7 @@ fn what_we_cannot_make_is_refused() {
         GreLink { name: "a\"b".into(), ..plain() },
         GreLink { alias: "a b".into(), ..plain() },
         GreLink { ttl: 0, ..plain() },
+        GreLink { local: "2001:db8::1".parse().unwrap(), copy_dscp: true, ..plain() },
         GreLink { local: "::".parse().unwrap(), ..plain() },
         GreLink { local: "2001:db8::1".parse().unwrap(), remote: Some([192, 0, 2, 2].into()), ..plain() },
         GreLink { local: "0.0.0.0".parse().unwrap(), ..plain() },
@@ -215,7 +218,7 @@ fn foreign_parameters_never_look_like_wanted_ones() {
     let foreign = [
         InfoGre::OKey(7),
         InfoGre::IFlags(netlink_packet_route::link::GreIOFlags::Seq),
-        InfoGre::Tos(1),
+        InfoGre::Tos(4),
         InfoGre::PathMTUDiscovery(false),
     ];
     for parameter in foreign {

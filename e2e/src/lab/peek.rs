@@ -34,6 +34,8 @@ pub struct Ip {
     pub protocol: u8,
     /// Time to live or hop limit.
     pub ttl: u8,
+    /// Type of service or traffic class: DSCP and ECN.
+    pub tos: u8,
 }
 
 /// A GRE header (RFC 2784, RFC 2890).
@@ -186,13 +188,15 @@ fn ip(ethertype: u16, data: &[u8]) -> Option<(Ip, &[u8])> {
             let header = usize::from(data.first()? & 0x0f) * 4;
             let source = address(data.get(12..16)?)?;
             let destination = address(data.get(16..20)?)?;
-            let ip = Ip { source, destination, protocol: *data.get(9)?, ttl: *data.get(8)? };
+            let ip =
+                Ip { source, destination, protocol: *data.get(9)?, ttl: *data.get(8)?, tos: *data.get(1)? };
             Some((ip, data.get(header..)?))
         }
         IPV6 => {
             let source = address(data.get(8..24)?)?;
             let destination = address(data.get(24..40)?)?;
-            let ip = Ip { source, destination, protocol: *data.get(6)?, ttl: *data.get(7)? };
+            let tos = data.first()? << 4 | data.get(1)? >> 4;
+            let ip = Ip { source, destination, protocol: *data.get(6)?, ttl: *data.get(7)?, tos };
             // Destination options (tunnel encapsulation limit) stand between IPv6 and GRE: step over them.
             if ip.protocol == 60 {
                 let options = data.get(40..)?;

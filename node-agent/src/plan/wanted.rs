@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crds::endpoint::{DmvpnEndpointSpec, Role};
-use crds::network::{MulticastMode, NhrpMode, Phase};
+use crds::network::{DscpPolicy, MulticastMode, NhrpMode, Phase};
 use dataplane::model::{Address, GreLink, Neighbour, Op, Route, Target};
 use dataplane::nft::{Capture, Guard, Peers, Ruleset, Use};
 use ipnet::IpNet;
@@ -121,6 +121,7 @@ impl Wanted {
             remote,
             key: tunnel.key,
             ttl: tunnel.ttl,
+            copy_dscp: tunnel.dscp_policy == DscpPolicy::Copy,
             mtu,
             up: !spec.suspend,
         };
