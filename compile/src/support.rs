@@ -2,8 +2,8 @@
 //! silence. Whoever builds a feature removes its row.
 
 use crds::network::{
-    AuthenticationType, DmvpnNetworkSpec, DscpPolicy, IpsecMode, NhrpMode, Phase, RegistrationPolicy,
-    RoutingProtocol, UnderlayFamily,
+    AuthenticationType, DmvpnNetworkSpec, DscpPolicy, IpsecMode, MulticastMode, NhrpMode, Phase,
+    RegistrationPolicy, RoutingProtocol, UnderlayFamily,
 };
 use crds::spoke::{DmvpnSpokeSpec, PodCidrPolicy};
 use crds::{Reason, schema};
@@ -70,8 +70,11 @@ const NETWORK: &[Row<DmvpnNetworkSpec>] = &[
         instead: "remove it; nothing proves an identity without IPsec",
     },
     Row {
-        asked: |s| hubs(s, |h| Some(("tunnelSource.vrf", text(h.tunnel_source.as_ref()?.vrf.as_ref()?)))),
-        instead: "remove it",
+        asked: |s| match protected(s) || over_ipv6(s) {
+            true => hubs(s, |h| Some(("tunnelSource.vrf", text(h.tunnel_source.as_ref()?.vrf.as_ref()?)))),
+            false => Vec::new(),
+        },
+        instead: "under IPsec and over an IPv6 underlay remove it",
     },
     Row {
         asked: |s| {
@@ -100,7 +103,16 @@ const NETWORK: &[Row<DmvpnNetworkSpec>] = &[
         },
         instead: "over an IPv6 underlay use Clear",
     },
-    Row { asked: |s| some("spec.tunnel.vrf", s.tunnel.vrf.as_ref()), instead: "remove it" },
+    Row {
+        asked: |s| {
+            let alone = protected(s)
+                || over_ipv6(s)
+                || s.tunnel.keepalive.is_some()
+                || s.nhrp.multicast.as_ref().is_some_and(|it| it.mode != MulticastMode::None);
+            some("spec.tunnel.vrf", s.tunnel.vrf.as_ref().filter(|_| alone))
+        },
+        instead: "with IPsec, an IPv6 underlay, keepalives or multicast remove it",
+    },
     Row {
         asked: |s| {
             let policy = s.registration.policy;
@@ -164,10 +176,6 @@ const NETWORK: &[Row<DmvpnNetworkSpec>] = &[
 ];
 
 const SPOKE: &[Row<DmvpnSpokeSpec>] = &[
-    Row {
-        asked: |s| some("spec.tunnelSource.vrf", s.tunnel_source.as_ref().and_then(|t| t.vrf.as_ref())),
-        instead: "remove it",
-    },
     Row {
         asked: |s| {
             let mapped =

@@ -98,6 +98,10 @@ reasons! {
     Duplicate: "Two files hold an object of the same kind and name.", "Remove one; the first by file name counts.";
     Starting: "The agent has not looked at everything yet.", "Wait.";
     InterfaceMissing: "The tunnel source's interface does not exist.", "Correct tunnelSource.interface.";
+    VrfMissing: "A VRF that the tunnel is to be in does not exist on this node, or is down.",
+        "Make it (`ip link add NAME type vrf table N`, `ip link set NAME up`), or correct tunnel.vrf or tunnelSource.vrf.";
+    VrfMismatch: "The tunnel source is not in the VRF that tunnelSource.vrf names.",
+        "Correct tunnelSource.vrf, or put the interface into the VRF.";
     InterfaceUp: "The tunnel interface is there and up, with an underlay address.", "Nothing to do.";
     InterfaceDown: "The tunnel source's interface is down.", "Bring the interface up.";
     InterfaceNoCarrier: "The tunnel source's interface has no carrier.", "Check the cable or the other end.";

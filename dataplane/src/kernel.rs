@@ -131,12 +131,12 @@ impl Kernel {
         results.into_iter().map(|r| r.unwrap_or_else(missing)).collect()
     }
 
-    /// How would the kernel send to this address now?
+    /// How would the kernel send to this address now, by its VRF `by` (0: by the main table)?
     ///
     /// # Errors
     /// [`Error::Unreachable`] if it would not.
-    pub async fn lookup(&self, to: IpAddr) -> Result<Lookup, Error> {
-        let answer = self.requests.lock().await.ask("look up a route", encode::lookup(to)).await;
+    pub async fn lookup(&self, to: IpAddr, by: u32) -> Result<Lookup, Error> {
+        let answer = self.requests.lock().await.ask("look up a route", encode::lookup(to, by)).await;
         match answer {
             Ok(Some(RouteNetlinkMessage::NewRoute(m))) => decode::lookup(&m).ok_or(Error::Unreachable { to }),
             Ok(_) => Err(Error::Unreachable { to }),

@@ -29,6 +29,10 @@ pub struct GreLink {
     pub ttl: u8,
     /// Outer packets bear the DSCP (and ECN) of inner ones; else 0. A link in metadata mode cannot.
     pub copy_dscp: bool,
+    /// Index of the VRF that it belongs to; 0: none.
+    pub master: u32,
+    /// Index of the link, a VRF, that outer packets are routed by; 0: by the main table.
+    pub underlay: u32,
     /// Link MTU in bytes.
     pub mtu: u32,
     /// Administratively up.
@@ -78,6 +82,8 @@ pub struct Link {
     pub mtu: u32,
     /// Index of the enslaving device (bridge, VRF), 0 if none.
     pub master: u32,
+    /// Of a VRF: its routing table.
+    pub vrf_table: Option<u32>,
     /// For kinds `gre` and `ip6gre`: its parameters, in the form that a wanted link has ([`GreLink::shown`]).
     pub gre: Option<GreLink>,
 }

@@ -43,6 +43,8 @@ pub struct Ruleset {
     /// Name of the tunnel link; characters other than `[A-Za-z0-9_.-]` are written as `_` (no such link
     /// exists).
     pub interface: String,
+    /// The tunnel link is in a VRF: what came in by it seems to have come in by that.
+    pub vrf: bool,
     /// NFLOG group that gets the first packet of each pair of addresses that came in and leaves by the
     /// tunnel, and then at most one in 2 s.
     pub redirect_group: Option<u16>,
@@ -130,6 +132,8 @@ pub fn table(network: &str) -> String {
 pub fn render(rules: &Ruleset) -> String {
     let table = table(&rules.network);
     let link: String = rules.interface.chars().map(|c| if names::is_plain(c) { c } else { '_' }).collect();
+    // Of a link in a VRF the kernel knows in the forward hook only as the "slave" what it was.
+    let came_by = if rules.vrf { "meta sdifname" } else { "iifname" };
     // Adding first makes the deletion succeed where there is no table yet.
     let mut text = format!("add table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n");
     let out = &mut text;
@@ -144,7 +148,7 @@ pub fn render(rules: &Ruleset) -> String {
     if let Some((v4, v6)) = rules.mss_clamp {
         chain(out, "mss", "forward priority mangle");
         for (family, mss) in [("ipv4", v4), ("ipv6", v6)] {
-            for way in ["iifname", "oifname"] {
+            for way in [came_by, "oifname"] {
                 let _ = writeln!(
                     out,
                     "\t\t{way} \"{link}\" meta nfproto {family} tcp flags & (syn | rst) == syn \
@@ -159,7 +163,7 @@ pub fn render(rules: &Ruleset) -> String {
         for (ip, set) in [("ip", "redirect4"), ("ip6", "redirect6")] {
             let _ = writeln!(
                 out,
-                "\t\tiifname \"{link}\" oifname \"{link}\" update @{set} {{ {ip} saddr . {ip} daddr \
+                "\t\t{came_by} \"{link}\" oifname \"{link}\" update @{set} {{ {ip} saddr . {ip} daddr \
                  limit rate 30/minute burst 1 packets }} log group {group} snaplen {} queue-threshold 1",
                 crate::nflog::HEADERS
             );
@@ -421,6 +425,7 @@ mod tests {
         Ruleset {
             network: "branches".into(),
             interface: "dmvpn-1".into(),
+            vrf: false,
             redirect_group: Some(214),
             mss_clamp: Some((1360, 1340)),
             track_use: Some(Use::Destinations),
@@ -524,6 +529,13 @@ table inet dmvpn_branches {
     #[test]
     fn full_ruleset() {
         assert_eq!(render(&full()), FULL);
+    }
+
+    #[test]
+    fn in_a_vrf_forwarded_packets_are_known_by_its_member() {
+        let text = render(&Ruleset { vrf: true, ..full() });
+        assert!(text.contains("meta sdifname \"dmvpn-1\" oifname \"dmvpn-1\" update @redirect4"), "{text}");
+        assert_eq!(text.matches("meta sdifname").count(), 4, "{text}");
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::drivers::nhrp::NhrpDriver;
 use crate::guarded::Guarded;
 use crate::ladder::{self, Ground, Path, Rung, Trouble};
 use crate::plan::ipsec::SaState;
+use crate::plan::wanted::Vrfs;
 use crate::plan::{self, NhrpFacts, Wanted};
 
 /// How long a tunnel that is taken away waits for its purges to be acknowledged, in milliseconds; the engine gives up
@@ -73,6 +74,8 @@ pub struct Probe {
     pub overlay: IpAddr,
     /// Name of the tunnel link.
     pub link: String,
+    /// The VRF of the underlay, if it is in one.
+    pub vrf: Option<String>,
 }
 
 /// One tunnel.
@@ -241,9 +244,9 @@ impl Tunnel {
         }
     }
 
-    /// Plans the fixed part for underlay address `local`, the other end of a point-to-point tunnel, and an IP MTU.
-    pub fn plan(&mut self, local: IpAddr, remote: Option<IpAddr>, mtu: u32) {
-        let mut new = Wanted::with_mtu(&self.spec, local, remote, mtu);
+    /// Plans the fixed part for underlay address `local`, the other end of a point-to-point tunnel, an IP MTU, and VRFs.
+    pub fn plan(&mut self, local: IpAddr, remote: Option<IpAddr>, mtu: u32, vrfs: Vrfs) {
+        let mut new = Wanted::with_mtu(&self.spec, local, remote, mtu).within(vrfs);
         new.link.up |= self.engine.is_some();
         match &mut self.wanted {
             Some(wanted) => wanted.replace_fixed(new),
@@ -390,7 +393,8 @@ impl Tunnel {
     fn turn_line(&mut self) {
         let follows = self.spec.tunnel.interface_state == InterfaceState::FollowNHS;
         let deserted = follows && self.spec.role == Role::Spoke && self.deserted;
-        let dead = deserted || self.ground.unanswered.is_some();
+        let homeless = self.wanted.as_ref().is_some_and(Wanted::is_homeless);
+        let dead = deserted || homeless || self.ground.unanswered.is_some();
         if let Some(wanted) = &mut self.wanted {
             self.turned |= wanted.dead != dead;
             wanted.dead = dead;
@@ -576,7 +580,8 @@ impl Tunnel {
             if let Some(own) = own.filter(|_| due) {
                 self.probed.insert(nbma, (now, walled));
                 let (local, link) = (wanted.link.local, wanted.link.name.clone());
-                probes.push(Probe { local, nbma, own, overlay, link });
+                let vrf = self.spec.tunnel.source.vrf.clone();
+                probes.push(Probe { local, nbma, own, overlay, link, vrf });
             }
         }
         probes

@@ -131,6 +131,7 @@ fn link(index: u32, gre: &GreLink) -> Link {
         noarp: false,
         mtu: gre.mtu,
         master: 0,
+        vrf_table: None,
         gre: Some(gre.clone()),
     }
 }
@@ -146,6 +147,7 @@ fn foreign() -> Observed {
         noarp: false,
         mtu: 1500,
         master: 0,
+        vrf_table: None,
         gre: None,
     };
     Observed {

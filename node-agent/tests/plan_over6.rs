@@ -118,6 +118,7 @@ fn link(gre: &GreLink) -> Link {
         noarp: false,
         mtu: gre.mtu,
         master: 0,
+        vrf_table: None,
         gre: Some(gre.shown()),
     }
 }

@@ -5,7 +5,10 @@ use super::*;
 #[test]
 fn networks_that_ask_for_more_are_refused() {
     for (line, want) in [
-        ("  tunnel: {vrf: red}", "spec.tunnel.vrf: red"),
+        (
+            "  tunnel: {vrf: red}\n  nhrp: {multicast: {mode: Dynamic}}",
+            "spec.tunnel.vrf: red is not supported by this version: with IPsec, an IPv6 underlay, keepalives or multicast",
+        ),
         ("  registration: {policy: AllowListed}", "spec.registration.policy: AllowListed"),
         ("  groups: [{name: g}]", "spec.groups: "),
         ("  access: {defaultAction: Deny}", "spec.access: "),
@@ -37,11 +40,15 @@ fn networks_that_ask_for_more_are_refused() {
         assert!(faults.len() == 1 && faults[0].contains(want), "{line}: {faults:?}");
         assert!(faults[0].starts_with("NotSupported "), "{faults:?}");
     }
-    for (from, to, want) in [
-        ("name: hub1,", "name: hub1, identity: h.example.net,", "spec.hubs[0].identity: h.example.net"),
-        ("name: hub1,", "name: hub1, tunnelSource: {vrf: red},", "spec.hubs[0].tunnelSource.vrf: red"),
+    for (line, to, want) in [
+        ("", "name: hub1, identity: h.example.net,", "spec.hubs[0].identity: h.example.net"),
+        (
+            "  ipsec: {mode: Required, authentication: {type: PSK, pskSecretRefs: [{name: s}]}}",
+            "name: hub1, tunnelSource: {vrf: red},",
+            "spec.hubs[0].tunnelSource.vrf: red is not supported by this version: under IPsec",
+        ),
     ] {
-        let compiled = compile(&inputs(&network("branches", "").replace(from, to), &[]));
+        let compiled = compile(&inputs(&network("branches", line).replace("name: hub1,", to), &[]));
         let faults = compiled.faults("DmvpnNetwork/branches").join("\n");
         assert!(faults.contains(want), "{to}: {faults}");
     }
@@ -50,7 +57,6 @@ fn networks_that_ask_for_more_are_refused() {
 #[test]
 fn spokes_that_ask_for_more_are_refused_and_stop_nobody() {
     for (line, want) in [
-        ("  tunnelSource: {vrf: red}", "spec.tunnelSource.vrf: red"),
         (
             "  subnets: [{cidr: 10.1.0.0/24, advertiseAs: 10.9.0.0/24}]",
             "spec.subnets[0].advertiseAs: 10.9.0.0/24",
@@ -137,6 +143,11 @@ fn what_an_ipv6_underlay_cannot_is_named() {
             "Phase1",
             "  tunnel: {underlayFamily: IPv6, keepalive: {periodSeconds: 10, retries: 3}}",
             "spec.tunnel.keepalive: ",
+        ),
+        (
+            "Phase3",
+            "  tunnel: {underlayFamily: IPv6, vrf: red}",
+            "spec.tunnel.vrf: red is not supported by this version: with",
         ),
         (
             "Phase3",

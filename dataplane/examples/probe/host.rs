@@ -68,6 +68,8 @@ pub(crate) fn gre(name: &str, local: &str) -> GreLink {
         key: Some(super::KEY),
         ttl: 255,
         copy_dscp: false,
+        master: 0,
+        underlay: 0,
         mtu: 1400,
         up: true,
     }

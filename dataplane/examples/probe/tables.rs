@@ -201,12 +201,12 @@ async fn timed(kernel: &Kernel, what: &str, ops: Vec<Op>) -> Outcome<()> {
 
 async fn lookup_and_counters(kernel: &Kernel, link: u32) -> Outcome<()> {
     let spoke = super::SPOKES[0].2.parse()?;
-    let found = kernel.lookup(spoke).await?;
+    let found = kernel.lookup(spoke, 0).await?;
     ensure!(found.via.is_none() && found.source == Some(super::SPOKES[0].1.parse()?), "{found:?}");
-    let found = kernel.lookup("10.21.0.9".parse()?).await?;
+    let found = kernel.lookup("10.21.0.9".parse()?, 0).await?;
     ensure!(found.link == link && found.via == Some("10.255.0.77".parse()?), "{found:?}");
     for none in ["10.255.3.3", "fd00:255::3:3", "8.8.8.8", "2001:db8::9"] {
-        let result = kernel.lookup(none.parse()?).await;
+        let result = kernel.lookup(none.parse()?, 0).await;
         ensure!(matches!(result, Err(Error::Unreachable { .. })), "{none}: {result:?}");
     }
     let counted = kernel.counters(link).await?;

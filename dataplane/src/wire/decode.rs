@@ -7,7 +7,8 @@ use netlink_packet_core::Nla as _;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    GreIOFlags, InfoData, InfoGre, InfoGre6, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    GreIOFlags, InfoData, InfoGre, InfoGre6, InfoKind, InfoVrf, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -47,6 +48,7 @@ pub(crate) fn link(message: &LinkMessage) -> Option<Link> {
         noarp: flags.contains(LinkFlags::Noarp),
         mtu: 0,
         master: 0,
+        vrf_table: None,
         gre: None,
     };
     let (mut data, mut data6) = (None, None);
@@ -63,6 +65,12 @@ pub(crate) fn link(message: &LinkMessage) -> Option<Link> {
                         LinkInfo::Kind(kind) => link.kind = kind.to_string(),
                         LinkInfo::Data(InfoData::GreTun(parameters)) => data = Some(parameters),
                         LinkInfo::Data(InfoData::GreTun6(parameters)) => data6 = Some(parameters),
+                        LinkInfo::Data(InfoData::Vrf(parameters)) => {
+                            link.vrf_table = parameters.iter().find_map(|parameter| match parameter {
+                                InfoVrf::TableId(table) => Some(*table),
+                                _ => None,
+                            });
+                        }
                         _ => {}
                     }
                 }
@@ -189,7 +197,7 @@ fn gre(link: &Link, parameters: &[InfoGre]) -> Option<GreLink> {
     let mut local = Ipv4Addr::UNSPECIFIED;
     let mut remote = Ipv4Addr::UNSPECIFIED;
     let (mut iflags, mut oflags) = (GreIOFlags::empty(), GreIOFlags::empty());
-    let (mut ikey, mut okey, mut ttl, mut plain, mut copy_dscp) = (0, 0, 0, true, false);
+    let (mut ikey, mut okey, mut ttl, mut plain, mut copy_dscp, mut underlay) = (0, 0, 0, true, false, 0);
     for parameter in parameters {
         match parameter {
             InfoGre::Local(a) => local = *a,
@@ -199,6 +207,7 @@ fn gre(link: &Link, parameters: &[InfoGre]) -> Option<GreLink> {
             InfoGre::IKey(k) => ikey = *k,
             InfoGre::OKey(k) => okey = *k,
             InfoGre::Ttl(t) => ttl = *t,
+            InfoGre::Link(index) => underlay = *index,
             InfoGre::Tos(tos) => {
                 copy_dscp = *tos == INHERIT;
                 plain &= copy_dscp || *tos == 0;
@@ -217,6 +226,8 @@ fn gre(link: &Link, parameters: &[InfoGre]) -> Option<GreLink> {
         key: iflags.contains(GreIOFlags::Key).then_some(ikey),
         ttl: if plain { ttl } else { 0 },
         copy_dscp,
+        master: link.master,
+        underlay,
         mtu: link.mtu,
         up: link.up,
     })
@@ -227,6 +238,7 @@ fn gre6(link: &Link, parameters: &[InfoGre6]) -> GreLink {
     let (mut local, mut remote) = (Ipv6Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
     let (mut iflags, mut oflags) = (GreIOFlags::empty(), GreIOFlags::empty());
     let (mut ikey, mut okey, mut ttl, mut plain, mut metadata, mut flags) = (0, 0, 0, true, false, 0);
+    let mut underlay = 0;
     for parameter in parameters {
         match parameter {
             InfoGre6::Local(a) => local = *a,
@@ -236,6 +248,7 @@ fn gre6(link: &Link, parameters: &[InfoGre6]) -> GreLink {
             InfoGre6::IKey(k) => ikey = *k,
             InfoGre6::OKey(k) => okey = *k,
             InfoGre6::Ttl(t) => ttl = *t,
+            InfoGre6::Link(index) => underlay = *index,
             InfoGre6::FlowLabel(flow) => plain &= *flow == 0,
             InfoGre6::CollectMetadata => metadata = true,
             InfoGre6::Other(other) if other.kind() == GRE_FLAGS => {
@@ -256,6 +269,8 @@ fn gre6(link: &Link, parameters: &[InfoGre6]) -> GreLink {
         key: iflags.contains(GreIOFlags::Key).then_some(ikey),
         ttl,
         copy_dscp: flags & COPY_CLASS != 0,
+        master: link.master,
+        underlay,
         mtu: link.mtu,
         up: link.up,
     };

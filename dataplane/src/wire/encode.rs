@@ -55,6 +55,9 @@ pub(crate) fn check(link: &GreLink) -> Result<(), Error> {
     if link.local.is_unspecified() {
         return Err(Error::invalid("tunnel source", link.local, "must be an address"));
     }
+    if link.underlay != 0 && link.local.is_ipv6() {
+        return Err(Error::invalid("VRF of the underlay", link.underlay, "is not supported over IPv6"));
+    }
     if link.copy_dscp && link.is_metadata() {
         return Err(Error::invalid(
             "copy of the DSCP",
@@ -80,6 +83,9 @@ pub(crate) fn create_link(link: &GreLink) -> Result<Request, Error> {
     message.attributes.push(LinkAttribute::IfName(link.name.clone()));
     message.attributes.push(LinkAttribute::Mtu(link.mtu));
     message.attributes.push(gre_info(link)?);
+    if link.master != 0 {
+        message.attributes.push(LinkAttribute::Controller(link.master));
+    }
     set_flags(&mut message, false);
     Ok(Request { message: RouteNetlinkMessage::NewLink(message), flags: NLM_F_CREATE | NLM_F_EXCL })
 }
@@ -91,6 +97,8 @@ pub(crate) fn change_link(index: u32, link: &GreLink) -> Result<Request, Error> 
     message.header.index = index;
     message.attributes.push(LinkAttribute::Mtu(link.mtu));
     message.attributes.push(LinkAttribute::IfAlias(link.alias.clone()));
+    // 0 takes it out of whatever it is in.
+    message.attributes.push(LinkAttribute::Controller(link.master));
     message.attributes.push(gre_info(link)?);
     Ok(Request { message: RouteNetlinkMessage::NewLink(message), flags: 0 })
 }
@@ -256,11 +264,14 @@ pub(crate) fn dump_neighbours() -> Request {
     Request { message: RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()), flags: NLM_F_DUMP }
 }
 
-pub(crate) fn lookup(to: IpAddr) -> Request {
+pub(crate) fn lookup(to: IpAddr, by: u32) -> Request {
     let mut message = RouteMessage::default();
     message.header.address_family = family(to);
     message.header.destination_prefix_length = if to.is_ipv4() { 32 } else { 128 };
     message.attributes.push(RouteAttribute::Destination(to.into()));
+    if by != 0 {
+        message.attributes.push(RouteAttribute::Oif(by));
+    }
     Request { message: RouteNetlinkMessage::GetRoute(message), flags: 0 }
 }
 
@@ -282,6 +293,9 @@ fn gre_info(link: &GreLink) -> Result<LinkAttribute, Error> {
     }
     if link.copy_dscp {
         data.push(InfoGre::Tos(INHERIT));
+    }
+    if link.underlay != 0 {
+        data.push(InfoGre::Link(link.underlay));
     }
     if let Some(key) = link.key {
         data.push(InfoGre::IKey(key));

@@ -61,9 +61,9 @@ prop_compose! {
         name in "[A-Za-z0-9_-]{1,15}", alias in "[a-z./-]{1,60}",
         local in v4(), remote in proptest::option::of(v4()),
         key in proptest::option::of(any::<u32>()), ttl in 1_u8..=255, mtu in 68_u32..65_000,
-        copy_dscp in any::<bool>(),
+        copy_dscp in any::<bool>(), master in 0_u32..9, underlay in 0_u32..9,
     ) -> GreLink {
-        GreLink { name, alias, local, remote, key, ttl, copy_dscp, mtu, up: false }
+        GreLink { name, alias, local, remote, key, ttl, copy_dscp, master, underlay, mtu, up: false }
     }
 }
 
@@ -71,7 +71,7 @@ prop_compose! {
     fn gre6()(
         link in gre(), local in v6(), remote in proptest::option::of(v6()),
     ) -> GreLink {
-        GreLink { local, remote, copy_dscp: link.copy_dscp && remote.is_some(), ..link }
+        GreLink { local, remote, copy_dscp: link.copy_dscp && remote.is_some(), underlay: 0, ..link }
     }
 }
 
@@ -184,6 +184,8 @@ fn plain() -> GreLink {
         key: Some(100),
         ttl: 255,
         copy_dscp: false,
+        master: 0,
+        underlay: 0,
         mtu: 1400,
         up: true,
     }
@@ -197,6 +199,7 @@ fn what_we_cannot_make_is_refused() {
         GreLink { alias: "a b".into(), ..plain() },
         GreLink { ttl: 0, ..plain() },
         GreLink { local: "2001:db8::1".parse().unwrap(), copy_dscp: true, ..plain() },
+        GreLink { local: "2001:db8::1".parse().unwrap(), underlay: 7, ..plain() },
         GreLink { local: "::".parse().unwrap(), ..plain() },
         GreLink { local: "2001:db8::1".parse().unwrap(), remote: Some([192, 0, 2, 2].into()), ..plain() },
         GreLink { local: "0.0.0.0".parse().unwrap(), ..plain() },

@@ -380,7 +380,8 @@ impl Agent {
 
     fn hairpin(&mut self, hairpin: Logged) {
         let now = clock::now();
-        let Some(link) = hairpin.link_in else { return };
+        // In by which it leaves, says the rule; in a VRF the kernel names that as the link it came in by.
+        let Some(link) = hairpin.link_out else { return };
         let Some(tunnel) = self.tunnels.values_mut().find(|t| t.link != 0 && t.link == link) else { return };
         if let Some(engine) = &mut tunnel.engine {
             engine.handle_input(now, Input::Hairpin { link: LinkId(link), packet: hairpin.packet });

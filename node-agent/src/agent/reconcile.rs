@@ -71,12 +71,29 @@ impl Agent {
         let Some(tunnel) = self.tunnels.get_mut(network) else { return false };
         let own = diff::own_link(network, observed).map_or(0, |l| l.index);
         if tunnel.leaving.is_none() {
-            let local = underlay::source_address(&self.kernel, observed, tunnel, &self.names, own).await;
-            match local.and_then(|local| Ok((local, underlay::remote_address(&tunnel.spec, &self.names)?))) {
-                Ok((local, remote)) => {
+            let vrfs = underlay::vrfs(&tunnel.spec, observed);
+            let in_vrf = vrfs.as_ref().ok().and_then(|vrfs| vrfs.underlay);
+            let look =
+                underlay::Look { kernel: &self.kernel, observed, names: &self.names, own, vrf: in_vrf };
+            let local = match vrfs {
+                Ok(vrfs) => look.source_address(tunnel).await.map(|local| (local, vrfs)),
+                Err(trouble) => {
+                    // Where its VRF has gone it must not speak in the main table.
+                    let is_there = |index| observed.links.iter().any(|link| link.index == index);
+                    if let Some(wanted) = tunnel.wanted.as_mut().filter(|it| !is_there(it.link.master)) {
+                        wanted.lose_vrf();
+                    }
+                    Err(trouble)
+                }
+            };
+            let found = local.and_then(|(local, vrfs)| {
+                Ok((local, underlay::remote_address(&tunnel.spec, &self.names)?, vrfs))
+            });
+            match found {
+                Ok((local, remote, vrfs)) => {
                     tunnel.ground.trouble = unprotectable;
-                    let mtu = underlay::mtu(&self.kernel, observed, tunnel, &self.names, local, own).await;
-                    tunnel.plan(local, remote, mtu);
+                    let mtu = look.mtu(tunnel, local).await;
+                    tunnel.plan(local, remote, mtu, vrfs);
                 }
                 Err(trouble) => tunnel.ground.trouble = Some(trouble),
             }

@@ -12,6 +12,7 @@ use dataplane::model::{Link, Observed, Route, Target};
 
 use crate::ladder::{Path, Trouble};
 use crate::plan::nhrp::nbma_addresses;
+use crate::plan::wanted::{Vrf, Vrfs};
 use crate::tunnel::Tunnel;
 
 /// Index of the loopback device in every namespace.
@@ -25,130 +26,195 @@ const MTU_MOST: u32 = 9216;
 const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(240, 0, 0, 1));
 const NOWHERE6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x3fff, 0xfff, 0, 0, 0, 0, 0, 1));
 
-/// Finds the local underlay address of a tunnel. `own` is the index of its link (0: none).
-///
-/// # Errors
-/// The trouble, with the cure.
-pub(super) async fn source_address(
-    kernel: &Kernel,
-    observed: &Observed,
-    tunnel: &Tunnel,
-    names: &BTreeMap<String, Vec<IpAddr>>,
-    own: u32,
-) -> Result<IpAddr, Trouble> {
-    let spec = &tunnel.spec;
-    let source = &spec.tunnel.source;
-    let family = spec.tunnel.underlay_family;
-    match source.from {
-        TunnelSourceFrom::Address => {
-            let text = source.address.as_deref().unwrap_or_default();
-            let address: IpAddr = text.parse().map_err(|_| {
-                Trouble::new(
-                    Reason::SourceAddressInvalid,
-                    format!("tunnelSource.address: `{text}` is not an IP address"),
-                )
-            })?;
-            if address.is_ipv6() != is6(family) {
-                let message = format!(
-                    "tunnel source address {address} is not of the underlay's family: correct tunnelSource.address or tunnel.underlayFamily"
-                );
-                return Err(Trouble::new(Reason::SourceAddressInvalid, message));
-            }
-            let on = observed.addresses.iter().find(|a| a.address.addr() == address);
-            let Some(on) = on else {
-                return Err(Trouble::new(
-                    Reason::SourceAddressMissing,
-                    format!(
-                        "tunnel source address {address} is on no interface of this node: add it, or correct tunnelSource.address"
-                    ),
-                ));
-            };
-            check_up(observed.links.iter().find(|l| l.index == on.link))?;
-            Ok(address)
-        }
-        TunnelSourceFrom::Interface => {
-            let name = source.interface.as_deref().unwrap_or_default();
-            let Some(link) = observed.links.iter().find(|l| l.name == name) else {
-                return Err(Trouble::new(
-                    Reason::InterfaceMissing,
-                    format!(
-                        "tunnel source interface {name} does not exist on this node: correct tunnelSource.interface"
-                    ),
-                ));
-            };
-            check_up(Some(link))?;
-            address_of(link.index, family, observed).ok_or_else(|| {
-                Trouble::new(
-                    Reason::InterfaceHasNoAddress,
-                    format!(
-                        "tunnel source interface {name} has no {} address: configure one, or wait for DHCP",
-                        name_of(family)
-                    ),
-                )
-            })
-        }
-        TunnelSourceFrom::NodeInternalIP => Err(Trouble::new(
-            Reason::NodeAddressUnknown,
-            "tunnelSource.from: NodeInternalIP needs a Kubernetes Node: on a box use DefaultRoute, Interface or Address",
-        )),
-        TunnelSourceFrom::DefaultRoute => {
-            let hubs = spec.nhs.iter().flat_map(|h| &h.nbma).flat_map(|n| nbma_addresses(n, names));
-            let nowhere = if is6(family) { NOWHERE6 } else { NOWHERE };
-            for to in hubs.filter(|hub| hub.is_ipv6() == is6(family)).chain([nowhere]) {
-                let Ok(found) = kernel.lookup(to).await else { continue };
-                let address = match found.link == own {
-                    true => pin(tunnel, to).and_then(|pin| via_pin(&pin, family, observed)),
-                    false => found.source.filter(|source| source.is_ipv6() == is6(family)),
-                };
-                if let Some(address) = address {
-                    return Ok(address);
+/// What a look at the underlay of one tunnel needs.
+pub(super) struct Look<'a> {
+    /// To ask.
+    pub(super) kernel: &'a Kernel,
+    /// What was seen.
+    pub(super) observed: &'a Observed,
+    /// Resolved host names.
+    pub(super) names: &'a BTreeMap<String, Vec<IpAddr>>,
+    /// Index of its link; 0: none.
+    pub(super) own: u32,
+    /// The VRF of the underlay.
+    pub(super) vrf: Option<Vrf>,
+}
+
+impl Look<'_> {
+    /// Finds the local underlay address of a tunnel.
+    ///
+    /// # Errors
+    /// The trouble, with the cure.
+    pub(super) async fn source_address(&self, tunnel: &Tunnel) -> Result<IpAddr, Trouble> {
+        let Self { kernel, observed, names, own, vrf } = *self;
+        let by = vrf.map_or(0, |vrf| vrf.link);
+        let spec = &tunnel.spec;
+        let source = &spec.tunnel.source;
+        let family = spec.tunnel.underlay_family;
+        match source.from {
+            TunnelSourceFrom::Address => {
+                let text = source.address.as_deref().unwrap_or_default();
+                let address: IpAddr = text.parse().map_err(|_| {
+                    Trouble::new(
+                        Reason::SourceAddressInvalid,
+                        format!("tunnelSource.address: `{text}` is not an IP address"),
+                    )
+                })?;
+                if address.is_ipv6() != is6(family) {
+                    let message = format!(
+                        "tunnel source address {address} is not of the underlay's family: correct tunnelSource.address or tunnel.underlayFamily"
+                    );
+                    return Err(Trouble::new(Reason::SourceAddressInvalid, message));
                 }
+                let on = observed.addresses.iter().find(|a| a.address.addr() == address);
+                let Some(on) = on else {
+                    return Err(Trouble::new(
+                        Reason::SourceAddressMissing,
+                        format!(
+                            "tunnel source address {address} is on no interface of this node: add it, or correct tunnelSource.address"
+                        ),
+                    ));
+                };
+                let link = observed.links.iter().find(|l| l.index == on.link);
+                check_up(link)?;
+                self.check_vrf(link)?;
+                Ok(address)
             }
-            Err(Trouble::new(
-                Reason::NoDefaultRoute,
-                "no route to a hub and no default route, so that no tunnel source is found: bring the underlay \
-                 interface up, or set tunnelSource.interface or tunnelSource.address",
-            ))
+            TunnelSourceFrom::Interface => {
+                let name = source.interface.as_deref().unwrap_or_default();
+                let Some(link) = observed.links.iter().find(|l| l.name == name) else {
+                    return Err(Trouble::new(
+                        Reason::InterfaceMissing,
+                        format!(
+                            "tunnel source interface {name} does not exist on this node: correct tunnelSource.interface"
+                        ),
+                    ));
+                };
+                check_up(Some(link))?;
+                self.check_vrf(Some(link))?;
+                address_of(link.index, family, observed).ok_or_else(|| {
+                    Trouble::new(
+                        Reason::InterfaceHasNoAddress,
+                        format!(
+                            "tunnel source interface {name} has no {} address: configure one, or wait for DHCP",
+                            name_of(family)
+                        ),
+                    )
+                })
+            }
+            TunnelSourceFrom::NodeInternalIP => Err(Trouble::new(
+                Reason::NodeAddressUnknown,
+                "tunnelSource.from: NodeInternalIP needs a Kubernetes Node: on a box use DefaultRoute, Interface or Address",
+            )),
+            TunnelSourceFrom::DefaultRoute => {
+                let hubs = spec.nhs.iter().flat_map(|h| &h.nbma).flat_map(|n| nbma_addresses(n, names));
+                let nowhere = if is6(family) { NOWHERE6 } else { NOWHERE };
+                for to in hubs.filter(|hub| hub.is_ipv6() == is6(family)).chain([nowhere]) {
+                    let Ok(found) = kernel.lookup(to, by).await else { continue };
+                    let address = match found.link == own {
+                        true => pin(tunnel, to).and_then(|pin| via_pin(&pin, family, observed)),
+                        false => found.source.filter(|source| source.is_ipv6() == is6(family)),
+                    };
+                    if let Some(address) = address {
+                        return Ok(address);
+                    }
+                }
+                Err(Trouble::new(
+                    Reason::NoDefaultRoute,
+                    "no route to a hub and no default route, so that no tunnel source is found: bring the underlay \
+                     interface up, or set tunnelSource.interface or tunnelSource.address",
+                ))
+            }
         }
+    }
+
+    /// The IP MTU of a tunnel: the one that its endpoint says, or (`mtuPolicy: Auto`) what is left of that of the underlay
+    /// links by which its hubs are reached; on a hub, of the link with its own address, or with the default route.
+    pub(super) async fn mtu(&self, tunnel: &Tunnel, local: IpAddr) -> u32 {
+        let Self { kernel, observed, names, own, vrf } = *self;
+        let by = vrf.map_or(0, |vrf| vrf.link);
+        let settings = &tunnel.spec.tunnel;
+        if settings.mtu_policy == MtuPolicy::Fixed {
+            return settings.mtu.into();
+        }
+        let mut links = Vec::new();
+        let hubs = tunnel.spec.nhs.iter().flat_map(|h| &h.nbma).flat_map(|n| nbma_addresses(n, names));
+        let hubs = hubs.chain(tunnel.spec.nhrp.static_mappings.iter().map(|m| m.nbma_address));
+        for to in hubs.filter(|hub| hub.is_ipv6() == local.is_ipv6()) {
+            links
+                .extend(kernel.lookup(to, by).await.ok().map(|found| found.link).filter(|link| *link != own));
+        }
+        if links.is_empty() {
+            let with = observed.addresses.iter().filter(|a| a.address.addr() == local).map(|a| a.link);
+            links.extend(with.filter(|link| *link != LOOPBACK));
+        }
+        if links.is_empty() {
+            let nowhere = if local.is_ipv6() { NOWHERE6 } else { NOWHERE };
+            links.extend(
+                kernel.lookup(nowhere, by).await.ok().map(|found| found.link).filter(|link| *link != own),
+            );
+        }
+        let mtus = observed.links.iter().filter(|l| links.contains(&l.index)).map(|l| l.mtu);
+        let least = if tunnel.spec.overlay.iter().all(Cidr::is_ipv4) { MTU_IPV4 } else { MTU_IPV6 };
+        match mtus.min() {
+            Some(mtu) => mtu
+                .saturating_sub(overhead(local, settings.key) + protection(&tunnel.spec))
+                .clamp(least, MTU_MOST),
+            None => settings.mtu.into(),
+        }
+    }
+
+    /// Whether the tunnel source is in the VRF that is meant, or in none.
+    fn check_vrf(&self, link: Option<&Link>) -> Result<(), Trouble> {
+        let Some(link) = link else { return Ok(()) };
+        let master = self.observed.links.iter().find(|l| l.index == link.master && l.vrf_table.is_some());
+        let cure = match (master, self.vrf) {
+            (None, None) => return Ok(()),
+            (Some(master), Some(vrf)) if master.index == vrf.link => return Ok(()),
+            (Some(master), _) => format!("is in VRF {0}: set tunnelSource.vrf to {0}", master.name),
+            (None, Some(_)) => {
+                "is in no VRF: `ip link set` its master, or remove tunnelSource.vrf".to_owned()
+            }
+        };
+        Err(Trouble::new(Reason::VrfMismatch, format!("tunnel source {} {cure}", link.name)))
     }
 }
 
-/// The IP MTU of a tunnel: the one that its endpoint says, or (`mtuPolicy: Auto`) what is left of that of the underlay
-/// links by which its hubs are reached; on a hub, of the link with its own address, or with the default route.
-pub(super) async fn mtu(
-    kernel: &Kernel,
-    observed: &Observed,
-    tunnel: &Tunnel,
-    names: &BTreeMap<String, Vec<IpAddr>>,
-    local: IpAddr,
-    own: u32,
-) -> u32 {
-    let settings = &tunnel.spec.tunnel;
-    if settings.mtu_policy == MtuPolicy::Fixed {
-        return settings.mtu.into();
+/// The VRFs that a tunnel is in. They are the host's own: somebody made them.
+///
+/// # Errors
+/// The trouble, with the cure.
+pub(super) fn vrfs(spec: &DmvpnEndpointSpec, observed: &Observed) -> Result<Vrfs, Trouble> {
+    let find = |field: &str, name: &Option<String>| {
+        let Some(name) = name else { return Ok(None) };
+        let link = observed.links.iter().find(|l| l.name == *name);
+        match link.and_then(|l| Some(Vrf { link: l.index, table: l.vrf_table.filter(|_| l.up)? })) {
+            Some(vrf) => Ok(Some(vrf)),
+            None => Err(Trouble::new(
+                Reason::VrfMissing,
+                format!(
+                    "{field}: this node has no VRF {name} that is up: `ip link add {name} type vrf table N`, `ip link set \
+                     {name} up`, or correct {field}"
+                ),
+            )),
+        }
+    };
+    let source = &spec.tunnel.source.vrf;
+    let refused = |what: &str, instead: &str| {
+        let message = format!("tunnelSource.vrf: {what} is not supported by this version: {instead}");
+        Err(Trouble::new(Reason::NotSupported, message))
+    };
+    match source {
+        Some(_) if spec.ipsec.is_some() => return refused("a VRF of the underlay under IPsec", "remove it"),
+        Some(_) if is6(spec.tunnel.underlay_family) => {
+            return refused("a VRF of an IPv6 underlay", "use an IPv4 underlay, or remove it");
+        }
+        Some(name) if spec.tunnel.vrf.as_ref() == Some(name) => {
+            return refused("the VRF of the overlay", "use two, or leave one of them in the main table");
+        }
+        _ => {}
     }
-    let mut links = Vec::new();
-    let hubs = tunnel.spec.nhs.iter().flat_map(|h| &h.nbma).flat_map(|n| nbma_addresses(n, names));
-    let hubs = hubs.chain(tunnel.spec.nhrp.static_mappings.iter().map(|m| m.nbma_address));
-    for to in hubs.filter(|hub| hub.is_ipv6() == local.is_ipv6()) {
-        links.extend(kernel.lookup(to).await.ok().map(|found| found.link).filter(|link| *link != own));
-    }
-    if links.is_empty() {
-        let with = observed.addresses.iter().filter(|a| a.address.addr() == local).map(|a| a.link);
-        links.extend(with.filter(|link| *link != LOOPBACK));
-    }
-    if links.is_empty() {
-        let nowhere = if local.is_ipv6() { NOWHERE6 } else { NOWHERE };
-        links.extend(kernel.lookup(nowhere).await.ok().map(|found| found.link).filter(|link| *link != own));
-    }
-    let mtus = observed.links.iter().filter(|l| links.contains(&l.index)).map(|l| l.mtu);
-    let least = if tunnel.spec.overlay.iter().all(Cidr::is_ipv4) { MTU_IPV4 } else { MTU_IPV6 };
-    match mtus.min() {
-        Some(mtu) => mtu
-            .saturating_sub(overhead(local, settings.key) + protection(&tunnel.spec))
-            .clamp(least, MTU_MOST),
-        None => settings.mtu.into(),
-    }
+    Ok(Vrfs { overlay: find("tunnel.vrf", &spec.tunnel.vrf)?, underlay: find("tunnelSource.vrf", source)? })
 }
 
 /// What an outer IP header and GRE (RFC 2784, RFC 2890) take of a packet, in bytes.
@@ -263,9 +329,10 @@ pub(super) async fn paths(
 /// The first usable address decides; otherwise the last trouble is told.
 async fn path(kernel: &Kernel, addresses: &[IpAddr], tunnel: &Tunnel) -> Path {
     let own = tunnel.link;
+    let by = tunnel.wanted.as_ref().map_or(0, |wanted| wanted.link.underlay);
     let mut path = Path::Clear;
     for nbma in addresses {
-        path = match kernel.lookup(*nbma).await {
+        path = match kernel.lookup(*nbma, by).await {
             Ok(found) if own != 0 && found.link == own && pin(tunnel, *nbma).is_none() => {
                 Path::Recursive(*nbma)
             }

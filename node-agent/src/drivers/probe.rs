@@ -27,8 +27,8 @@ pub struct Probed {
 /// answers those too, since its kernel does.
 pub fn start(network: String, probe: Probe, to: mpsc::Sender<Probed>) {
     tokio::spawn(async move {
-        let Probe { local, nbma, own, overlay, link } = probe;
-        let outside = echo(local, nbma, None, WITHIN).await;
+        let Probe { local, nbma, own, overlay, link, vrf } = probe;
+        let outside = echo(local, nbma, vrf.as_deref(), WITHIN).await;
         let walled = match outside {
             Ok(true) => !echo(own, overlay, Some(&link), WITHIN).await.unwrap_or(false),
             _ => false,

@@ -64,6 +64,24 @@ pub enum Way {
     Unreachable,
 }
 
+/// A VRF: its device, and its table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vrf {
+    /// Interface index of the device.
+    pub link: u32,
+    /// Routing table.
+    pub table: u32,
+}
+
+/// The VRFs of a tunnel; `None`: the main table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Vrfs {
+    /// That of its inner side.
+    pub overlay: Option<Vrf>,
+    /// That of its outer side (front door).
+    pub underlay: Option<Vrf>,
+}
+
 /// Everything that should be in the kernel for one tunnel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Wanted {
@@ -91,6 +109,8 @@ pub struct Wanted {
     visitors: BTreeMap<IpAddr, Time>,
     /// Routes of the underlay, of its family, once they were looked at: only needed with a default route by the tunnel.
     pub underlay: Option<Vec<Route>>,
+    /// The table that its routes are in: the main one, or that of its VRF.
+    table: u32,
     /// The other end of a point-to-point tunnel answers no keepalive: nothing is routed there.
     pub dead: bool,
 }
@@ -122,6 +142,8 @@ impl Wanted {
             key: tunnel.key,
             ttl: tunnel.ttl,
             copy_dscp: tunnel.dscp_policy == DscpPolicy::Copy,
+            master: 0,
+            underlay: 0,
             mtu,
             up: !spec.suspend,
         };
@@ -144,6 +166,7 @@ impl Wanted {
         let nft = Ruleset {
             network: spec.network.clone(),
             interface: tunnel.interface_name.clone(),
+            vrf: false,
             redirect_group: (spec.role != Role::Spoke && spec.phase == Phase::Phase3)
                 .then_some(REDIRECT_GROUP),
             // IPv4 and TCP headers without options are 40 bytes, IPv6's 60 (RFC 6691).
@@ -183,8 +206,30 @@ impl Wanted {
             visitors: BTreeMap::new(),
             metrics: Metrics::new(spec.routing.metric),
             underlay: None,
+            table: MAIN_TABLE,
             dead: false,
         }
+    }
+
+    /// The same in these VRFs.
+    #[must_use]
+    pub fn within(mut self, vrfs: Vrfs) -> Self {
+        self.link.master = vrfs.overlay.map_or(0, |vrf| vrf.link);
+        self.link.underlay = vrfs.underlay.map_or(0, |vrf| vrf.link);
+        self.nft.vrf = vrfs.overlay.is_some();
+        self.table = vrfs.overlay.map_or(MAIN_TABLE, |vrf| vrf.table);
+        self
+    }
+
+    /// Its VRF has gone: the link is to be down, with nothing on it, until there is one again.
+    pub fn lose_vrf(&mut self) {
+        self.link.up &= !self.nft.vrf;
+        self.link.master = 0;
+    }
+
+    /// Whether the VRF that it belongs to has gone.
+    pub fn is_homeless(&self) -> bool {
+        self.nft.vrf && self.link.master == 0
     }
 
     /// Takes a new fixed part, keeping what the engine found out.
@@ -219,7 +264,7 @@ impl Wanted {
 
     /// Whether the link is told of neighbours.
     fn has_neighbours(&self) -> bool {
-        self.link.remote.is_none() && !self.routes_encapsulate()
+        self.link.remote.is_none() && !self.routes_encapsulate() && !self.is_homeless()
     }
 
     /// Underlay addresses of all overlay hosts, by whatever means the kernel is told of them.
@@ -298,7 +343,7 @@ impl Wanted {
                         let target = plain(way(prefix, via), link);
                         Some(Op::DeleteRoute(Route {
                             prefix,
-                            table: MAIN_TABLE,
+                            table: self.table,
                             metric,
                             target,
                             source: None,
@@ -361,6 +406,10 @@ impl Wanted {
     /// since the underlay (as far as it is known) has no way of its own to the hub.
     pub fn pins(&self) -> Option<BTreeSet<Route>> {
         let gateway = self.default_gateway()?;
+        if self.link.master != self.link.underlay {
+            // The tunnel's packets follow another table.
+            return Some(BTreeSet::new());
+        }
         let remote = self.link.remote;
         let hub = remote.or_else(|| self.neighbour(gateway))?;
         let underlay = self.underlay.as_ref()?;
@@ -433,7 +482,7 @@ impl Wanted {
             true => self.encapsulated(prefix, way, link)?,
             false => plain(way, link),
         };
-        Some(Route { prefix, table: MAIN_TABLE, metric, target, source: None })
+        Some(Route { prefix, table: self.table, metric, target, source: None })
     }
 }
 
