@@ -2,10 +2,12 @@
 //! its own (front door). VRFs are the host's: one that is missing, or another than is meant, is told with the cure.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use e2e::lab::{Agent, Capture, Host, ping};
+use e2e::paths;
 use e2e::ring3::Needs;
 use e2e::ring3_with;
 use e2e::scene::overlay::{NETWORK, Overlay, TUNNEL, manifests, quickstart};
@@ -244,9 +246,11 @@ fn an_underlay_in_a_vrf_of_its_own() {
         agent.write("branch-a.yaml", &own("{from: Interface, interface: wan0}")?)?;
         let told = agent.wait_for_state(NETWORK, State::Intf, "VrfMismatch", SOON)?;
         ensure!(told.message.contains("wan0 is in VRF isp: set tunnelSource.vrf to isp"), "{}", told.message);
-        agent.write("branch-a.yaml", &own("{from: Interface, interface: wan0, vrf: isp}")?)?;
-        agent.wait_until_up(NETWORK, SOON)?;
-        direct()?;
+        for from in ["from: Interface, interface: wan0", "from: Address, address: 198.51.100.2"] {
+            agent.write("branch-a.yaml", &own(&format!("{{{from}, vrf: isp}}"))?)?;
+            agent.wait_until_up(NETWORK, SOON)?;
+            direct()?;
+        }
         agent.write("branch-a.yaml", &own("{vrf: elsewhere}")?)?;
         let told = agent.wait_for_state(NETWORK, State::Intf, "VrfMissing", SOON)?;
         ensure!(
@@ -267,5 +271,52 @@ fn an_underlay_in_a_vrf_of_its_own() {
         agent.remove("branch-a.yaml")?;
         agent.remove("network.yaml")?;
         wait::until(SOON, "all of it to go", || overlay.before_a.ensure_equal(&a.host.dump()?))
+    });
+}
+
+/// The example: inside and outside in a VRF each.
+#[test]
+fn an_overlay_in_one_and_its_underlay_in_another() {
+    ring3_with(NEEDS, |lab| {
+        let scene = Scene::build(lab)?;
+        let (hub, a) = (scene.site("hub")?, scene.site("branch-a")?);
+        let example = |file: &str| -> Result<(String, String)> {
+            let path = paths::repository().join("examples/vrf").join(file);
+            Ok((file.to_owned(), fs::read_to_string(path)?))
+        };
+        for site in [hub, a] {
+            site.host.ip_batch(&[
+                "link add red type vrf table 101".into(),
+                "link set red up".into(),
+                "link set lan0 master red".into(),
+            ])?;
+        }
+        a.host.ip_batch(&[
+            "link add isp type vrf table 110".into(),
+            "link set isp up".into(),
+            "link set wan0 master isp".into(),
+            "route add default via 198.51.100.1 dev wan0 table 110".into(),
+        ])?;
+        let before = a.host.dump()?;
+        let own = ("own.yaml".to_owned(), spoke("red", hub, 1));
+        let _hub = Agent::start(
+            &hub.host,
+            &["dmvpn.io/hub=hub1"],
+            &BTreeMap::from([example("network.yaml")?, own]),
+        )?;
+        let files = BTreeMap::from([example("network.yaml")?, example("branch-a.yaml")?]);
+        let agent = Agent::start(&a.host, &[], &files)?;
+        agent.wait_until_up("red", SOON)?;
+        wait::until(SOON, "the way to the hub's LAN, and back", || {
+            shortcut(&a.host, "red", hub, "10.255.0.1")?;
+            shortcut(&hub.host, "red", a, "10.255.0.11")
+        })?;
+        let (there, back) =
+            ping::both_ways((&a.lan, a.lan_host().into()), (&hub.lan, hub.lan_host().into()), 50, TEN_MS)?;
+        there.ensure_nothing_lost()?;
+        back.ensure_nothing_lost()?;
+        agent.remove("branch-a.yaml")?;
+        agent.remove("network.yaml")?;
+        wait::until(SOON, "all of it to go", || before.ensure_equal(&a.host.dump()?))
     });
 }

@@ -8,7 +8,7 @@ use crds::network::{MtuPolicy, UnderlayFamily};
 use crds::spoke::TunnelSourceFrom;
 use crds::{Cidr, Reason};
 use dataplane::Kernel;
-use dataplane::model::{Link, Observed, Route, Target};
+use dataplane::model::{Address, Link, Observed, Route, Target};
 
 use crate::ladder::{Path, Trouble};
 use crate::plan::nhrp::nbma_addresses;
@@ -66,7 +66,11 @@ impl Look<'_> {
                     );
                     return Err(Trouble::new(Reason::SourceAddressInvalid, message));
                 }
-                let on = observed.addresses.iter().find(|a| a.address.addr() == address);
+                // In several VRFs there can be one each.
+                let mut all = observed.addresses.iter().filter(|a| a.address.addr() == address).peekable();
+                let first = all.peek().copied();
+                let link = |on: &Address| observed.links.iter().find(|l| l.index == on.link);
+                let on = all.find(|on| self.check_vrf(link(on)).is_ok()).or(first);
                 let Some(on) = on else {
                     return Err(Trouble::new(
                         Reason::SourceAddressMissing,
