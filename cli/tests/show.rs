@@ -304,6 +304,7 @@ fn tunnel(network: &str, interface: &str) -> Tunnel {
         destination: None,
         key: Some(100),
         mtu: 1400,
+        path_mtu: None,
         bandwidth_kbps: None,
         network_id: 100,
         holding_time: 600,

@@ -148,6 +148,8 @@ reasons! {
     Forwarding: "Packets pass through the node.", "Nothing to do.";
     ForwardingDisabled: "The host does not forward.", "Set net.ipv4.ip_forward and net.ipv6.conf.all.forwarding to 1.";
     ReversePathFilter: "Strict reverse path filtering drops packets.", "Set net.ipv4.conf.all.rp_filter to 2 (loose).";
+    MtuBlackHole: "Long packets vanish on the way to a hub, and no ICMP error says so.",
+        "Set tunnel.mtu to what gets through, or let ICMP's `fragmentation needed` and `packet too big` pass on the underlay.";
     SharedSecret: "One key for all: anyone can claim any name.", "Use certificates, or a key for each spoke.";
     AgentSilent: "The agent of the node does not report.", "Check the agent's pod and the node.";
     NothingHere: "It is accepted, and no node of this cluster has a part in it.",

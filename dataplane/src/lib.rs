@@ -42,7 +42,7 @@ mod wire;
 mod writer;
 
 pub use copy_socket::CopySocket;
-pub use echo::echo;
+pub use echo::{Heard, Ping, echo};
 pub use error::Error;
 pub use gre6_socket::Gre6Socket;
 pub use icmp::{GreRefused, IcmpSocket};

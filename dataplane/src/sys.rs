@@ -189,6 +189,16 @@ pub(crate) fn receive_buffer(socket: &impl AsFd, bytes: usize) -> io::Result<()>
         .or_else(|_| SockRef::from(&socket.as_fd()).set_recv_buffer_size(bytes))
 }
 
+/// What this socket sends is not cut, neither here nor on the way, whatever the path's MTU is taken to be.
+pub(crate) fn never_cut(socket: &impl AsFd, ipv6: bool) -> io::Result<()> {
+    let (level, discovery, probe) = match ipv6 {
+        true => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE),
+        false => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE),
+    };
+    set_option(socket, level, discovery, probe)?;
+    if ipv6 { set_option(socket, level, libc::IPV6_DONTFRAG, 1) } else { Ok(()) }
+}
+
 /// Sets a socket option whose value is a number.
 fn set_option(
     socket: &impl AsFd,

@@ -7,15 +7,18 @@ use anyhow::{Context, Result, ensure};
 use e2e::Lab;
 use e2e::lab::inject::{self, Nhrp, in_gre};
 use e2e::lab::{Agent, Host};
-use e2e::ring3;
+use e2e::ring3::Needs;
 use e2e::scene::Scene;
 use e2e::scene::overlay::{BRANCH_A, HUB, KEY, NETWORK, TUNNEL, link_index, manifests, quickstart};
 use e2e::wait;
+use e2e::{ring3, ring3_with};
 use view::State;
 
 const SOON: Duration = Duration::from_secs(10);
 /// Three requests without an answer: 1 s + 2 s + 4 s, with jitter, after the refresh that is due within 1 s.
 const SILENCE: Duration = Duration::from_secs(12);
+/// A path MTU is measured again after 10 s, in up to 12 steps of 1.5 s.
+const MEASURED: Duration = Duration::from_secs(60);
 /// A silent hub is asked again after 8 s at the latest.
 const AGAIN: Duration = Duration::from_secs(25);
 /// A moved tunnel source is known to the hub within this time: 2 s are meant, of which the hub spends one on asking at the
@@ -202,6 +205,54 @@ fn a_host_that_does_not_forward_is_told_and_passes() {
         host.sysctl("net/ipv4/conf/all/rp_filter", "0")?;
         told(&pair.branch, &[])?;
         pair.works(SOON)
+    });
+}
+
+/// The path MTU is measured and told. Where the underlay carries less than the tunnel and says so, senders are told by the
+/// kernel; where it does not, packets vanish, and the tunnel says so and stays Up.
+#[test]
+fn long_packets_that_vanish_are_told_and_pass() {
+    ring3_with(Needs { memory_mib: 768, deadline: Duration::from_secs(240) }, |lab| {
+        let pair = Pair::start(lab, NOTHING)?;
+        let told = |mtu: u32, words: &[&str]| {
+            wait::until(MEASURED, &format!("a path MTU of {mtu} {words:?}"), || {
+                let tunnel = pair.branch.tunnel(NETWORK)?;
+                ensure!(tunnel.state == State::Up && tunnel.path_mtu == Some(mtu), "{:?}", tunnel.path_mtu);
+                let said = &tunnel.hindrance;
+                let all = words.iter().all(|word| said.contains(word));
+                wait::ensure(all && (!words.is_empty() || said.is_empty()), || format!("{said:?}"))
+            })
+        };
+        told(1400, &[])?;
+        let shown = pair.branch.cli("show dmvpn detail")?;
+        ensure!(shown.contains("MTU 1400, path MTU 1400,"), "{shown}");
+
+        // As much as that passes from one LAN to the other; of one byte more the sender is told by us.
+        let (lan, hub_lan) = (&pair.scene.site("branch-a")?.lan, pair.scene.site("hub")?.lan_host());
+        let long = |packet: u32| {
+            let size = packet - 28;
+            lan.sh(&format!("ip route flush cache; ping -c1 -W2 -M do -s {size} {hub_lan} 2>&1 || true"))
+        };
+        let passed = long(1400)?;
+        ensure!(passed.contains("1 received"), "{passed}");
+        let refused = long(1401)?;
+        ensure!(refused.contains("From 10.20.0.1") && refused.contains("mtu = 1400"), "{refused}");
+
+        // The hub's last mile carries less, and its router may not say so.
+        let cable = pair.scene.uplink(pair.scene.site("hub")?);
+        pair.scene.isp.nft(
+            "table inet mute { chain o { type filter hook output priority 0; icmp type destination-unreachable drop; }; }",
+        )?;
+        pair.scene.isp.ip(&format!("link set {cable} mtu 1300"))?;
+        // With another MTU of the tunnel it is measured at once.
+        pair.branch
+            .write("network.yaml", &changed("network.yaml", &[("key: 100", "key: 100\n    mtu: 1396")])?)?;
+        told(1300 - 28, &["MtuBlackHole", "more than 1272 bytes vanish", "Set tunnel.mtu"])?;
+        pair.scene.isp.nft("delete table inet mute")?;
+        told(1300 - 28, &[])?;
+        pair.scene.isp.ip(&format!("link set {cable} mtu 1500"))?;
+        pair.host().ip("route flush cache")?;
+        told(1396, &[])
     });
 }
 

@@ -100,6 +100,12 @@ spec:
             let problems = agent.report()?.problems;
             ensure!(problems.is_empty(), "{problems:?}");
         }
+        for agent in agents.iter().skip(1) {
+            wait::until(SOON, "the path MTU to the hub", || {
+                let tunnel = agent.tunnel(NETWORK)?;
+                wait::ensure(tunnel.path_mtu == Some(tunnel.mtu), || format!("{:?}", tunnel.path_mtu))
+            })?;
+        }
         Ok(agents)
     }
 }

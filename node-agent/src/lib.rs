@@ -30,6 +30,7 @@ pub mod guarded;
 pub mod keepalive;
 pub mod kubernetes;
 pub mod ladder;
+pub mod path_mtu;
 pub mod plan;
 pub mod report;
 pub mod run;

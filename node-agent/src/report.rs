@@ -56,6 +56,7 @@ fn tunnel(t: &Tunnel, now: Time) -> view::Tunnel {
         destination: link.and_then(|l| l.remote),
         key: spec.tunnel.key,
         mtu: link.map_or_else(|| spec.tunnel.mtu.into(), |l| l.mtu),
+        path_mtu: t.path_mtus.least(),
         bandwidth_kbps: spec.tunnel.bandwidth_kbps,
         network_id: spec.nhrp.network_id,
         holding_time: spec.nhrp.hold_time_seconds,

@@ -21,6 +21,7 @@ use crate::drivers::multicast::Copier;
 use crate::drivers::nhrp::NhrpDriver;
 use crate::guarded::Guarded;
 use crate::ladder::{self, Ground, Path, Rung, Trouble};
+use crate::path_mtu::PathMtus;
 use crate::plan::ipsec::SaState;
 use crate::plan::wanted::Vrfs;
 use crate::plan::{self, NhrpFacts, Wanted};
@@ -76,6 +77,8 @@ pub struct Probe {
     pub link: String,
     /// The VRF of the underlay, if it is in one.
     pub vrf: Option<String>,
+    /// The VRF of the overlay, if it is in one.
+    pub overlay_vrf: Option<String>,
 }
 
 /// One tunnel.
@@ -123,6 +126,10 @@ pub struct Tunnel {
     pub refused: BTreeMap<IpAddr, Time>,
     /// Silent hubs that were probed: when last, and whether ping alone came through.
     probed: BTreeMap<IpAddr, (Time, bool)>,
+    /// What is known of the path MTUs to hubs.
+    pub path_mtus: PathMtus,
+    /// With how many hubs they were looked at last, and with what MTU of the tunnel.
+    paths_of: (usize, u32),
     /// What a protected tunnel remembers.
     pub guarded: Guarded,
     /// What is known of the IKE daemon and its SAs.
@@ -175,6 +182,8 @@ impl Tunnel {
             silent: false,
             refused: BTreeMap::new(),
             probed: BTreeMap::new(),
+            path_mtus: PathMtus::default(),
+            paths_of: (0, 0),
             guarded: Guarded::default(),
             sas: Arc::new(SaState::unknown()),
             told: false,
@@ -337,7 +346,14 @@ impl Tunnel {
                     host.strict.iter().take(3).cloned().collect::<Vec<_>>().join(", ")
                 ),
             )),
-            () => None,
+            () => self.path_mtus.hole().map(|(nbma, mtu)| {
+                trouble(
+                    Reason::MtuBlackHole,
+                    format!(
+                        "packets of more than {mtu} bytes vanish on the way through the tunnel to {nbma}"
+                    ),
+                )
+            }),
         };
     }
 
@@ -581,10 +597,43 @@ impl Tunnel {
                 self.probed.insert(nbma, (now, walled));
                 let (local, link) = (wanted.link.local, wanted.link.name.clone());
                 let vrf = self.spec.tunnel.source.vrf.clone();
-                probes.push(Probe { local, nbma, own, overlay, link, vrf });
+                let overlay_vrf = self.spec.tunnel.vrf.clone();
+                probes.push(Probe { local, nbma, own, overlay, link, vrf, overlay_vrf });
             }
         }
         probes
+    }
+
+    /// Hubs that answer, the path MTU to which is to be measured now, and the MTU of the tunnel.
+    pub fn path_probes(&mut self, now: Time) -> Vec<(Probe, u16)> {
+        let goes = self.link != 0 && self.leaving.is_none() && !self.spec.nhs.is_empty();
+        let Some(wanted) = self.wanted.as_ref().filter(|wanted| goes && wanted.link.up) else {
+            // Nothing is due that cannot be done.
+            self.path_mtus = PathMtus::default();
+            self.paths_of = (0, 0);
+            return Vec::new();
+        };
+        let up = self.standing.hubs.values().filter(|(rung, _)| rung.state == view::State::Up).count();
+        let of = (up, wanted.link.mtu);
+        let due = self.path_mtus.next().is_some_and(|at| at <= now);
+        if of == self.paths_of && !due {
+            return Vec::new();
+        }
+        let states = self.engine.as_ref().map(|engine| engine.nhs_states(now)).unwrap_or_default();
+        let answering = states.into_iter().filter(|state| state.phase == NhsPhase::Responding);
+        let hubs: BTreeMap<_, _> = answering.filter_map(|it| Some((it.nbma?, it.overlay?))).collect();
+        let (local, link) = (wanted.link.local, wanted.link.name.clone());
+        let addresses: Vec<_> = self.addresses().collect();
+        self.paths_of = of;
+        let due = self.path_mtus.due(&hubs.keys().copied().collect::<Vec<_>>(), of.1, now);
+        let probe = |nbma: IpAddr| {
+            let overlay = *hubs.get(&nbma)?;
+            let own = addresses.iter().copied().find(|own| own.is_ipv4() == overlay.is_ipv4())?;
+            let (vrf, overlay_vrf) = (self.spec.tunnel.source.vrf.clone(), self.spec.tunnel.vrf.clone());
+            let probe = Probe { local, nbma, own, overlay, link: link.clone(), vrf, overlay_vrf };
+            Some((probe, u16::try_from(of.1).ok()?))
+        };
+        due.into_iter().filter_map(probe).collect()
     }
 
     /// What a probe showed.

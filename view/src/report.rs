@@ -102,6 +102,9 @@ pub struct Tunnel {
     pub key: Option<u32>,
     /// IP MTU in bytes.
     pub mtu: u32,
+    /// The longest packet that gets through the tunnel to each hub, as measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_mtu: Option<u32>,
     /// Configured bandwidth in kbit/s.
     pub bandwidth_kbps: Option<u32>,
     /// NHRP network id.

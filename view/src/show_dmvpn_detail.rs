@@ -69,6 +69,7 @@ fn ours(tunnel: &Tunnel) -> String {
     let mut words = vec![format!("Network {}", tunnel.network), format!("network-id {}", tunnel.network_id)];
     words.extend(tunnel.key.map(|key| format!("key {key}")));
     words.push(format!("MTU {}", tunnel.mtu));
+    words.extend(tunnel.path_mtu.map(|mtu| format!("path MTU {mtu}")));
     words.push(format!("holding time {} s", tunnel.holding_time));
     words.extend(tunnel.bandwidth_kbps.map(|rate| format!("bandwidth {rate} kbit/s")));
     let addresses: Vec<String> = tunnel.addresses.iter().map(address).collect();

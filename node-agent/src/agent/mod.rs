@@ -28,6 +28,7 @@ use crate::drivers::capture;
 use crate::drivers::icmp;
 use crate::drivers::ipsec::IpsecDriver;
 use crate::drivers::nhrp::Burst;
+use crate::drivers::path_mtu::{self, Measured};
 use crate::drivers::probe::{self, Probed};
 use crate::drivers::resolver::{Resolved, Resolver};
 use crate::plan::ipsec::SaState;
@@ -89,6 +90,7 @@ pub struct Agent {
     to_multicast: mpsc::Sender<Logged>,
     to_lines: mpsc::Sender<String>,
     to_probed: mpsc::Sender<Probed>,
+    to_measured: mpsc::Sender<Measured>,
     /// Talks to the IKE daemon, once a tunnel needs it.
     ipsec: Option<IpsecDriver>,
     sas: Arc<SaState>,
@@ -136,6 +138,7 @@ impl Agent {
         let (to_refused, mut refused) = mpsc::channel(16);
         let (to_lines, mut lines) = mpsc::channel(16);
         let (to_probed, mut probed) = mpsc::channel(16);
+        let (to_measured, mut measured) = mpsc::channel(16);
         let (to_sas, mut sas) = watch::channel(Arc::new(SaState::unknown()));
         if let Err(error) = icmp::start(to_refused) {
             warn!(%error, "wrong keys will look like silent hubs");
@@ -162,6 +165,7 @@ impl Agent {
             to_multicast,
             to_lines,
             to_probed,
+            to_measured,
             ipsec: None,
             sas: Arc::new(SaState::unknown()),
             to_sas,
@@ -198,6 +202,7 @@ impl Agent {
                 Some(refused) = refused.recv() => agent.refused(refused),
                 Some(network) = lines.recv() => agent.line_changed(&network),
                 Some(probed) = probed.recv() => agent.probed(&probed),
+                Some(measured) = measured.recv() => agent.measured(&measured),
                 Ok(()) = sas.changed() => {
                     agent.sas = sas.borrow_and_update().clone();
                     agent.sas_changed().await;
@@ -307,6 +312,7 @@ impl Agent {
         engines
             .chain(leaving)
             .chain(self.tunnels.values().filter_map(Tunnel::told_at))
+            .chain(self.tunnels.values().filter_map(|tunnel| tunnel.path_mtus.next()))
             .chain(self.count_at())
             .chain(self.save_at)
             .chain([self.reconcile_at])
@@ -405,12 +411,15 @@ impl Agent {
         }
     }
 
-    /// Looks at the way to hubs that are silent.
+    /// Looks at the way to hubs that are silent, and at how long packets to the others may be.
     fn probe(&mut self) {
         let now = clock::now();
         for (network, tunnel) in &mut self.tunnels {
             for probe in tunnel.probes(now) {
                 probe::start(network.clone(), probe, self.to_probed.clone());
+            }
+            for (probe, mtu) in tunnel.path_probes(now) {
+                path_mtu::start(network.clone(), probe, mtu, self.to_measured.clone());
             }
         }
     }
@@ -418,6 +427,16 @@ impl Agent {
     fn probed(&mut self, probed: &Probed) {
         if let Some(tunnel) = self.tunnels.get_mut(&probed.network) {
             tunnel.probe_seen(probed.nbma, probed.walled, clock::now());
+        }
+    }
+
+    fn measured(&mut self, measured: &Measured) {
+        let now = clock::now();
+        let Some(tunnel) = self.tunnels.get_mut(&measured.network) else { return };
+        if tunnel.path_mtus.note(measured.nbma, measured.found, now) {
+            info!(network = measured.network, hub = %measured.nbma, found = ?measured.found, "path MTU");
+            // What it hinders is worked out with all the rest.
+            self.reconcile_at = now;
         }
     }
 

@@ -8,5 +8,6 @@ pub mod ipsec;
 pub mod keepalive;
 pub mod multicast;
 pub mod nhrp;
+pub mod path_mtu;
 pub mod probe;
 pub mod resolver;

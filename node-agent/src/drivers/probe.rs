@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use dataplane::echo;
+use dataplane::{Heard, Ping, echo};
 use tokio::sync::mpsc;
 use tracing::debug;
 
@@ -27,12 +27,12 @@ pub struct Probed {
 /// answers those too, since its kernel does.
 pub fn start(network: String, probe: Probe, to: mpsc::Sender<Probed>) {
     tokio::spawn(async move {
-        let Probe { local, nbma, own, overlay, link, vrf } = probe;
-        let outside = echo(local, nbma, vrf.as_deref(), WITHIN).await;
-        let walled = match outside {
-            Ok(true) => !echo(own, overlay, Some(&link), WITHIN).await.unwrap_or(false),
-            _ => false,
-        };
+        let Probe { local, nbma, own, overlay, link, vrf, .. } = probe;
+        let outside = Ping { from: local, to: nbma, by: vrf.as_deref(), length: None };
+        let inside = Ping { from: own, to: overlay, by: Some(&link), length: None };
+        let outside = echo(&outside, WITHIN).await;
+        let walled =
+            matches!(outside, Ok(Heard::Answer)) && !matches!(echo(&inside, WITHIN).await, Ok(Heard::Answer));
         debug!(network, %nbma, ?outside, walled, "probed a silent hub");
         let _ = to.send(Probed { network, nbma, walled }).await;
     });

@@ -26,6 +26,7 @@ pub(crate) fn tunnel(interface: &str, role: Role) -> Tunnel {
         destination: None,
         key: Some(100),
         mtu: 1400,
+        path_mtu: None,
         bandwidth_kbps: None,
         network_id: 100,
         holding_time: 600,
