@@ -4,6 +4,8 @@ TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 LAB := $(TARGET)/debug/dmvpn-lab
 STAGE := e2e/scripts/stage.sh
 PROFILE := $(if $(CI),ci,default)
+# Half of them for guests that mostly wait: .config/nextest.toml
+TEST_THREADS := $(shell echo $$((2 * $$(nproc))))
 export PATH := $(PATH):$(CACHE)/tools/bin:/usr/sbin:/sbin
 
 .PHONY: help demo test lab lab-stop fmt clean-cache bench sim sim-proof sim-scale fuzz images
@@ -38,7 +40,7 @@ test:
 	@$(STAGE) lints cargo clippy --workspace --all-targets -- -D warnings
 	@$(STAGE) licences cargo deny --offline check bans licenses sources
 	@$(STAGE) generated-files cargo run -q -p crds --bin crdgen -- --check .
-	@$(STAGE) tests cargo nextest run --workspace --profile $(PROFILE)
+	@$(STAGE) tests cargo nextest run --workspace --profile $(PROFILE) --test-threads $(TEST_THREADS)
 	@$(STAGE) summary
 
 images:

@@ -38,11 +38,24 @@ pub fn ring3<F: FnOnce(&Lab) -> Result<()>>(body: F) {
 /// # Panics
 /// When the test fails: this is how a test does so.
 pub fn ring3_with<F: FnOnce(&Lab) -> Result<()>>(needs: Needs, body: F) {
+    run(needs, false, body);
+}
+
+/// As [`ring3_with`], for a test that mostly waits (for holding times of foreign daemons): its guest shares a CPU. Such a
+/// test is named in `.config/nextest.toml` too, in the group `waiting`.
+///
+/// # Panics
+/// When the test fails.
+pub fn ring3_waiting<F: FnOnce(&Lab) -> Result<()>>(needs: Needs, body: F) {
+    run(needs, true, body);
+}
+
+fn run<F: FnOnce(&Lab) -> Result<()>>(needs: Needs, waits: bool, body: F) {
     if paths::inside() {
         run_inside(body);
         return;
     }
-    if let Err(error) = Rerun::of::<F>().and_then(|rerun| run_outside(needs, &rerun)) {
+    if let Err(error) = Rerun::of::<F>().and_then(|rerun| run_outside(needs, waits, &rerun)) {
         panic!("{error:#}");
     }
 }
@@ -68,11 +81,12 @@ fn run_inside(body: impl FnOnce(&Lab) -> Result<()>) {
     }
 }
 
-fn run_outside(needs: Needs, rerun: &Rerun) -> Result<()> {
+fn run_outside(needs: Needs, waits: bool, rerun: &Rerun) -> Result<()> {
     let out = rerun.results()?;
     let job = Job {
         memory_mib: needs.memory_mib,
         deadline: needs.deadline,
+        waits,
         ..Job::new(rerun.script(), out.clone())
     };
     let status = job.run(Output::Inherit)?;

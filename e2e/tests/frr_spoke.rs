@@ -9,13 +9,13 @@ use e2e::lab::peek::NhrpKind;
 use e2e::lab::ping::{self, Report};
 use e2e::lab::{Capture, Frr, Ping};
 use e2e::ring3::Needs;
-use e2e::ring3_with;
 use e2e::scene::foreign::Foreign;
 use e2e::scene::overlay::{
     BRANCH_A, BRANCH_B, HUB, NETWORK, Overlay, ROUTER, ROUTER_LINK, TUNNEL, quickstart,
 };
 use e2e::scene::{Scene, Site};
 use e2e::wait;
+use e2e::{ring3_waiting, ring3_with};
 
 const SOON: Duration = Duration::from_secs(20);
 const TEN_MS: Duration = Duration::from_millis(10);
@@ -186,7 +186,7 @@ spec:
 #[test]
 fn what_ignored_purges_cost() {
     const HOLDING: u16 = 30;
-    ring3_with(NEEDS, |lab| {
+    ring3_waiting(NEEDS, |lab| {
         let scene = Scene::build(lab)?;
         let (hub, a, b) = (scene.site("hub")?, scene.site("branch-a")?, scene.site("branch-b")?);
         let router = scene.site("router")?;

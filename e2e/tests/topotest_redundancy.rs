@@ -19,7 +19,7 @@ use e2e::Lab;
 use e2e::lab::ping::{self, Report};
 use e2e::lab::{Agent, Frr, Host, Ping};
 use e2e::ring3::Needs;
-use e2e::ring3_with;
+use e2e::ring3_waiting;
 use e2e::scene::foreign::Foreign;
 use e2e::scene::overlay::{KEY, ROUTER_LINK};
 use e2e::scene::{Scene, Site, plan};
@@ -368,21 +368,21 @@ fn redundancy(net: &Net, shortcut: &str) -> Result<()> {
 
 #[test]
 fn nhrp_redundancy() {
-    ring3_with(NEEDS, |lab| {
+    ring3_waiting(NEEDS, |lab| {
         redundancy(&Net::start(lab, Whose::Ours, [Whose::Ours; 2], "", "")?, "10.5.5.0/24")
     });
 }
 
 #[test]
 fn nhrp_redundancy_with_frr_servers() {
-    ring3_with(NEEDS, |lab| {
+    ring3_waiting(NEEDS, |lab| {
         redundancy(&Net::start(lab, Whose::Frr, [Whose::Ours; 2], "", "")?, "172.16.1.5/32")
     });
 }
 
 #[test]
 fn nhrp_redundancy_with_an_frr_client() {
-    ring3_with(NEEDS, |lab| {
+    ring3_waiting(NEEDS, |lab| {
         redundancy(&Net::start(lab, Whose::Ours, [Whose::Ours, Whose::Frr], "", "")?, "10.5.5.0/24")
     });
 }
@@ -425,7 +425,7 @@ const ONE_OF_ALL: (&str, &str) = (", cluster: all", "  clusters: [{name: all, ma
 
 #[test]
 fn nhrp_nhs_priority() {
-    ring3_with(NEEDS, |lab| {
+    ring3_waiting(NEEDS, |lab| {
         let (each, more) = ONE_OF_ALL;
         priority(&Net::start(lab, Whose::Ours, [Whose::Ours; 2], each, more)?, "10.5.5.0/24")
     });
@@ -433,7 +433,7 @@ fn nhrp_nhs_priority() {
 
 #[test]
 fn nhrp_nhs_priority_with_frr_servers() {
-    ring3_with(NEEDS, |lab| {
+    ring3_waiting(NEEDS, |lab| {
         let (each, more) = ONE_OF_ALL;
         priority(&Net::start(lab, Whose::Frr, [Whose::Ours; 2], each, more)?, "172.16.1.5/32")
     });

@@ -16,7 +16,7 @@ use e2e::Lab;
 use e2e::lab::peek::NhrpKind;
 use e2e::lab::{Agent, Capture, Ping, frr, ping};
 use e2e::ring3::Needs;
-use e2e::ring3_with;
+use e2e::ring3_waiting;
 use e2e::scene::{Scene, Site, plan};
 use e2e::wait;
 use view::State;
@@ -105,7 +105,7 @@ fn until_route(site: &Site, to: Ipv4Addr) -> Result<()> {
 
 #[test]
 fn nhrp_topo() {
-    ring3_with(NEEDS, |lab| {
+    ring3_waiting(NEEDS, |lab| {
         let scene = build(lab)?;
         let (r1, r2, r4) = (scene.site("r1")?, scene.site("r2")?, scene.site("r4")?);
         let hub = start(r2, R2, true, &[])?;
@@ -168,7 +168,7 @@ fn nhrp_topo() {
 /// r4 hears nothing: r1 asks six times in 30 s, in FRR's intervals, and then leaves it.
 #[test]
 fn nhrp_topo_retries() {
-    ring3_with(NEEDS, |lab| {
+    ring3_waiting(NEEDS, |lab| {
         let scene = build(lab)?;
         let (r1, r2, r4) = (scene.site("r1")?, scene.site("r2")?, scene.site("r4")?);
         let _hub = start(r2, R2, true, &[])?;
@@ -201,7 +201,7 @@ fn nhrp_topo_retries() {
 /// r4 is FRR, which learns the server's address by itself (`nhs dynamic`); without a password, which 8.4 does not know.
 #[test]
 fn nhrp_topo_with_frr_mixed_in() {
-    ring3_with(NEEDS, |lab| {
+    ring3_waiting(NEEDS, |lab| {
         let scene = build(lab)?;
         let (r1, r2, r4) = (scene.site("r1")?, scene.site("r2")?, scene.site("r4")?);
         let external = spoke(r4, "type: External", &format!("overlayAddresses: [{R4}]"));

@@ -81,6 +81,8 @@ pub struct Job {
     pub memory_mib: u32,
     /// From boot to exit status, without the wait for a free CPU.
     pub deadline: Duration,
+    /// It mostly waits: it may share its CPU with a guest that works.
+    pub waits: bool,
     /// Serve shells for [`crate::enter`].
     pub enter: bool,
     /// Further environment of the command.
@@ -101,6 +103,7 @@ impl Job {
             fresh: true,
             memory_mib: 768,
             deadline: Duration::from_secs(120),
+            waits: false,
             enter: false,
             env: Vec::new(),
             kernel_args: Vec::new(),
@@ -113,7 +116,8 @@ impl Job {
     /// # Errors
     /// When the guest does not boot, dies, or passes its deadline; then the end of its console is shown.
     pub fn run(&self, output: Output) -> Result<i32> {
-        let slot = slots::acquire(slots::DEADLINE)?;
+        let acquire = if self.waits { slots::acquire_waiting } else { slots::acquire };
+        let slot = acquire(slots::DEADLINE)?;
         let running = self.start(output, slot.cpu())?;
         running.wait(self.deadline)
     }

@@ -1,4 +1,5 @@
-//! As many guests at once as there are CPUs, each on its own: one lock file a CPU in the cache folder.
+//! As many guests at once as there are CPUs, each on its own: one lock file a CPU in the cache folder. Guests that mostly
+//! wait run beside them, one more a CPU.
 
 use std::fs::{self, File, TryLockError};
 use std::time::Duration;
@@ -30,6 +31,18 @@ impl Slot {
 /// # Errors
 /// When none becomes free before the deadline, or the lock files cannot be made.
 pub fn acquire(deadline: Duration) -> Result<Slot> {
+    acquire_named("cpu", deadline)
+}
+
+/// Waits for a CPU on which no other guest waits; one that works may be there.
+///
+/// # Errors
+/// As [`acquire`].
+pub fn acquire_waiting(deadline: Duration) -> Result<Slot> {
+    acquire_named("waiting", deadline)
+}
+
+fn acquire_named(kind: &str, deadline: Duration) -> Result<Slot> {
     let dir = paths::cache().join("slots");
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     // Last CPU first: the first one has the most of the machine's own work.
@@ -37,7 +50,7 @@ pub fn acquire(deadline: Duration) -> Result<Slot> {
     cpus.reverse();
     wait::until(deadline, "a free CPU for a guest", || {
         for &cpu in &cpus {
-            let lock = File::create(dir.join(format!("cpu{cpu}.lock")))?;
+            let lock = File::create(dir.join(format!("{kind}{cpu}.lock")))?;
             match lock.try_lock() {
                 Ok(()) => return Ok(Slot { cpu, _lock: lock }),
                 Err(TryLockError::WouldBlock) => {}
