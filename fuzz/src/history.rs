@@ -128,6 +128,7 @@ fn config(who: u8) -> Config {
         hub_list: Vec::new(),
         child_hubs: Vec::new(),
         advertise: Vec::new(),
+        beside: Vec::new(),
         registration_interval: None,
         unique: bit(4),
         uniqueness: match who >> 5 & 3 {

@@ -34,6 +34,7 @@ fn config() -> Config {
         hub_list: Vec::new(),
         child_hubs: Vec::new(),
         advertise: Vec::new(),
+        beside: Vec::new(),
         registration_interval: None,
         unique: false,
         uniqueness: Uniqueness::Identity,

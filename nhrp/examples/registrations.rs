@@ -85,6 +85,7 @@ fn configuration() -> Config {
         names: Vec::new(),
         hub_list: Vec::new(),
         advertise: Vec::new(),
+        beside: Vec::new(),
         child_hubs: Vec::new(),
         pool: None,
         request: None,

@@ -134,6 +134,8 @@ pub struct Tunnel {
     pub guarded: Guarded,
     /// What is known of the IKE daemon and its SAs.
     pub sas: Arc<SaState>,
+    /// What the hub's other tunnels of the same networkId lead to.
+    pub beside: Vec<IpNet>,
     /// A hub told which hubs there are: their addresses are to be looked at.
     pub told: bool,
     /// The line went down or came up: its routes follow.
@@ -186,6 +188,7 @@ impl Tunnel {
             paths_of: (0, 0),
             guarded: Guarded::default(),
             sas: Arc::new(SaState::unknown()),
+            beside: Vec::new(),
             told: false,
             turned: false,
             deserted: false,
@@ -285,6 +288,7 @@ impl Tunnel {
             remote: wanted.link.remote,
             mtu: u16::try_from(wanted.link.mtu).ok(),
             names: names.clone(),
+            beside: self.beside.clone(),
             passwords: self.passwords.clone(),
         };
         let config = plan::nhrp_config(&self.spec, &facts);

@@ -175,7 +175,9 @@ impl World {
                 if strict {
                     return self.fail(format!("what {from} sends to {dst} is lost: {lost:?} after {way:?}"));
                 }
-                if theirs || shared || self.path(from, dst, false).is_err() {
+                // Nobody mends the tables while the agent is away.
+                let away = self.nodes[from].engine.is_none();
+                if theirs || shared || away || self.path(from, dst, false).is_err() {
                     self.flows[index].broken = None;
                     return;
                 }
@@ -304,8 +306,9 @@ impl World {
             .chain([crate::address::OUTSIDER])
             .collect();
         let theirs = |prefix: &IpNet| {
+            // Of several behind one NAT address the NAT lets but one through to a hub: the others' registrations end.
             let whose = |node: &crate::node::Node| {
-                node.role == Role::Hostile || node.robbed || node.disturbed > self.now
+                node.role == Role::Hostile || node.robbed || node.shares_nat || node.disturbed > self.now
             };
             self.nodes.iter().any(|node| whose(node) && node.owns(prefix.addr()))
                 || !self.nodes.iter().any(|node| node.owns(prefix.addr()))
@@ -392,11 +395,13 @@ impl World {
                 continue;
             };
             let node = &self.nodes[owner];
-            // A hub need not know the tunnel addresses of the others.
-            if hostile && (node.robbed || node.role == Role::Hub) {
+            if hostile && node.robbed {
                 continue;
             }
             if hostile && node.role != Role::Hostile {
+                if self.nodes[owner].role == Role::Hub {
+                    return self.fail(format!("{index} takes the hostile member for hub {owner}, {overlay}"));
+                }
                 if !self.undisturbed(owner) && self.nodes[index].role == Role::Hub {
                     self.nodes[owner].robbed = true;
                     continue;

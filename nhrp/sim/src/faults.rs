@@ -112,9 +112,19 @@ impl World {
         }
     }
 
+    /// While it was suspended it sent nothing, and without its agent nobody could mend what it sends to: what it suffers
+    /// counts from now on.
+    pub(crate) fn begin_anew(&mut self, index: usize) {
+        for flow in self.flows.iter_mut().filter(|flow| flow.from == index) {
+            flow.broken = None;
+            flow.looping = None;
+        }
+    }
+
     pub(crate) fn thaw(&mut self, index: usize) {
         let due = self.nodes[index].frozen.is_some_and(|until| until <= self.now) || self.quiet.is_some();
         if due && self.nodes[index].frozen.take().is_some() {
+            self.begin_anew(index);
             self.wake(index);
             // What changed meanwhile.
             let config = self.nodes[index].config.clone();

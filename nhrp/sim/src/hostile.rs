@@ -119,7 +119,9 @@ impl World {
         if self.theft_is_easy() {
             return;
         }
-        let victim = self.rng.pick(&[prey.spoke, prey.egress]).unwrap_or(prey.spoke);
+        let mut victims = vec![prey.spoke, prey.egress];
+        victims.extend((0..self.plan.hubs).find(|hub| self.nodes[*hub].overlay() != prey.hub_overlay));
+        let victim = self.rng.pick(&victims).unwrap_or(prey.spoke);
         let overlay = self.nodes[victim].overlay();
         let mut header = self.header(PacketType::RegistrationRequest, overlay, prey.hub_overlay);
         header.flags = self.rng.pick(&[0, nhrp::wire::flags::REGISTRATION_UNIQUE]).unwrap_or(0);

@@ -1,6 +1,7 @@
 //! What a seed makes of a network: who is there, how they are configured, what the weather is like.
 
 use ipnet::IpNet;
+use nhrp::wire::{HubEntry, HubNbma};
 use nhrp::{Config, External, LinkId, Nhs, Phase, Uniqueness};
 
 use crate::address::{Family, inside, nbma};
@@ -120,6 +121,7 @@ impl Plan {
         let spokes = rng.between(2, 12) as usize;
         let mut base = self.base(unique);
         base.uniqueness = uniqueness;
+        let hub_list = self.hub_list();
         for index in 0..self.hubs {
             let n = index as u8 + 1;
             let config = Config {
@@ -127,6 +129,7 @@ impl Plan {
                 nbma: Some(nbma(0, n)),
                 local: vec![self.family.overlay(0, n)],
                 nhs: Vec::new(),
+                hub_list: hub_list.clone(),
                 ..base.clone()
             };
             self.nodes.push(NodePlan { role: Role::Hub, foreign: foreign_hub, nat: None, config });
@@ -190,6 +193,20 @@ impl Plan {
         }
     }
 
+    /// What a hub knows of the hubs; one that is alone tells nothing.
+    fn hub_list(&self) -> Vec<HubEntry> {
+        let entry = |index: usize| HubEntry {
+            name: format!("hub{}", index + 1),
+            priority: index as u8,
+            cluster: 0,
+            max_connections: 0,
+            draining: false,
+            overlay: vec![self.family.overlay(0, index as u8 + 1)],
+            nbma: vec![HubNbma::Address(nbma(0, index as u8 + 1))],
+        };
+        if self.hubs > 1 { (0..self.hubs).map(entry).collect() } else { Vec::new() }
+    }
+
     /// What all have in common; the one place that knows all fields.
     fn base(&self, unique: bool) -> Config {
         let hub = |index: usize| Nhs {
@@ -208,6 +225,7 @@ impl Plan {
             overlay: vec![self.family.overlay_net()],
             subnets: Vec::new(),
             advertise: Vec::new(),
+            beside: Vec::new(),
             nhs: (0..self.hubs).map(hub).collect(),
             child_hubs: Vec::new(),
             statics: Vec::new(),

@@ -63,6 +63,7 @@ fn config(n: u32, hub: Option<u32>, lans: Vec<IpNet>) -> Config {
         overlay: vec![IpNet::new(overlay(0), 9).unwrap_or_else(|_| IpNet::from(overlay(0)))],
         subnets: lans,
         advertise: Vec::new(),
+        beside: Vec::new(),
         nhs: nhs.into_iter().collect(),
         child_hubs: Vec::new(),
         statics: Vec::new(),

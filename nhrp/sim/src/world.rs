@@ -241,6 +241,7 @@ impl World {
     /// Puts an engine to work, with what it installs at once in the place of what was there.
     pub(crate) fn start(&mut self, index: usize, engine: Engine) {
         self.note(|| format!("{index} starts"));
+        self.begin_anew(index);
         let overlay = self.nodes[index].overlay();
         self.ghosts.retain(|(_, ghost, _), _| *ghost != overlay);
         let node = &mut self.nodes[index];

@@ -142,7 +142,7 @@ impl Engine {
     }
 
     fn is_harmless(&self, prefix: IpNet, nbma: IpAddr) -> bool {
-        let own = self.config.subnets.iter().any(|net| overlaps(*net, prefix));
+        let own = self.config.subnets.iter().chain(&self.config.beside).any(|net| overlaps(*net, prefix));
         let overlay = self.config.overlay.iter().any(|net| overlaps(*net, prefix));
         !own && !overlay && !prefix.contains(&nbma) && self.underlay_inside(prefix).is_none()
     }

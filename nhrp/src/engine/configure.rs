@@ -55,7 +55,7 @@ impl Engine {
         }
         self.configure_child_hubs(now, &old, &new);
         self.configure_externals(now, &old, &new);
-        if old.subnets != new.subnets {
+        if old.subnets != new.subnets || old.beside != new.beside {
             self.configure_subnets(now, &old, &new);
         }
         if new.phase != old.phase {
@@ -64,6 +64,7 @@ impl Engine {
         let told = |config: &Config| {
             (
                 config.subnets.clone(),
+                config.beside.clone(),
                 config.holding_time,
                 config.registration_interval,
                 config.unique,
@@ -331,7 +332,9 @@ impl Engine {
     }
 
     fn configure_subnets(&mut self, now: Time, old: &Config, new: &Config) {
-        let gone: Vec<_> = old.subnets.iter().filter(|net| !new.subnets.contains(net)).copied().collect();
+        let behind = |config: &Config| [config.subnets.as_slice(), &config.beside].concat();
+        let (before, ours_now) = (behind(old), behind(new));
+        let gone: Vec<_> = before.into_iter().filter(|net| !ours_now.contains(net)).collect();
         for local in new.local.clone() {
             let told = self.take_requesters(local, |it| gone.iter().any(|net| overlaps(*net, it.prefix)));
             self.purge_prefixes(now, &told);
@@ -342,7 +345,7 @@ impl Engine {
         ours.into_iter().for_each(|net| self.forget_prefix(net));
         let shortcuts: Vec<_> = self.shortcuts.iter().map(|(net, _)| net).collect();
         for net in shortcuts {
-            if new.subnets.iter().any(|own| overlaps(*own, net)) {
+            if ours_now.iter().any(|own| overlaps(*own, net)) {
                 self.shortcut_down(now, net, "the prefix is ours");
             }
         }

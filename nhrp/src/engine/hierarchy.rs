@@ -88,10 +88,11 @@ impl Engine {
     /// by their hub as it is, but for the spokes of Phase 2, as hosts.
     pub(crate) fn told_to_clients(&self) -> [Told; 2] {
         let above = self.announced.iter().filter_map(|(net, it)| Some((net, Some(it.via?))));
+        let beside = self.config.beside.iter().map(|net| (net.trunc(), None));
         let below = self.prefixes.iter().map(|(net, owner)| (net, Some(owner.via)));
         let own = self.config.subnets.iter().map(|net| (net.trunc(), None));
-        // Of one prefix the later counts: what is ours before what is below, that before what is above.
-        let all: BTreeMap<_, _> = above.chain(below).chain(own).collect();
+        // Of one prefix the later counts: what is ours before what is below, that before what is beside or above.
+        let all: BTreeMap<_, _> = above.chain(beside).chain(below).chain(own).collect();
         let outside = all.into_iter().filter(|(net, _)| !self.is_of_overlay(*net));
         self.summarized(outside.chain(self.hosts_to_tell()), |advertised| !self.is_of_overlay(advertised))
     }
@@ -106,9 +107,10 @@ impl Engine {
             |(_, it): &(&IpAddr, &Binding)| matches!(it.source, Source::Registered | Source::Static);
         let hosts = self.bindings.iter().filter(is_client).map(|(host, _)| (IpNet::from(*host), Some(*host)));
         let below = self.prefixes.iter().map(|(net, owner)| (net, Some(owner.via)));
+        let beside = self.config.beside.iter().map(|net| (net.trunc(), None));
         let own = self.config.subnets.iter().map(|net| (net.trunc(), None));
         // Who is registered here is here, whoever else has it too.
-        let all: BTreeMap<_, _> = below.chain(hosts).chain(own).collect();
+        let all: BTreeMap<_, _> = beside.chain(below).chain(hosts).chain(own).collect();
         let ours = all.into_iter().filter(|(_, via)| via.is_none_or(|via| !self.is_nhs_overlay(via)));
         // A default route, and what else has all of the overlay in it, is for those below alone.
         let holds_all = |net: IpNet| self.config.overlay.iter().any(|overlay| net.contains(overlay));
@@ -146,7 +148,9 @@ impl Engine {
             let list = if local.is_ipv4() { v4 } else { v6 };
             return list.iter().map(|(net, _)| *net).collect();
         }
-        let family = self.config.subnets.iter().filter(|net| net.addr().is_ipv4() == local.is_ipv4());
+        let own = &self.config.subnets;
+        let beside = self.config.beside.iter().filter(|net| !own.contains(net));
+        let family = own.iter().chain(beside).filter(|net| net.addr().is_ipv4() == local.is_ipv4());
         family.map(IpNet::trunc).collect()
     }
 

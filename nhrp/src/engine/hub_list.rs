@@ -1,7 +1,9 @@
 //! What a hub tells its clients of the network's hubs, and what it means for itself to hand its clients on.
 
+use std::net::IpAddr;
+
 use super::{Engine, Time};
-use crate::wire::{HUBS_HEADER, HubChunk, HubEntry, hub_flags};
+use crate::wire::{HUBS_HEADER, HubChunk, HubEntry, HubNbma, hub_flags};
 
 /// Type and length of the extension, and End after it.
 const FRAME: usize = 8;
@@ -44,6 +46,21 @@ impl Engine {
     pub(crate) fn hub_list_changed(&mut self, now: Time) {
         self.announcer.generation = self.announcer.generation.wrapping_add(1);
         self.list_changed(now);
+    }
+
+    /// The hub of the network that has this overlay address, if it is not at `from`: even where it does not register
+    /// with us, nobody else may have its address.
+    pub(crate) fn hub_elsewhere(&self, overlay: IpAddr, from: IpAddr) -> Option<&str> {
+        let entry = self.config.hub_list.iter().find(|entry| entry.overlay.contains(&overlay))?;
+        let is_there = |place: &HubNbma| match place {
+            HubNbma::Address(address) => *address == from,
+            HubNbma::Name(name) => {
+                self.config.names.iter().any(|(it, all)| it == name && all.contains(&from))
+            }
+        };
+        let mut children = self.config.child_hubs.iter().filter(|hub| hub.overlay.contains(&overlay));
+        let here = entry.nbma.iter().any(is_there) || children.any(|hub| hub.nbma.contains(&from));
+        (!here).then_some(&entry.name)
     }
 
     /// Whether this hub hands its clients on: it takes no new ones, as long as there is another hub for them.

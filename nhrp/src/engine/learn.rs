@@ -272,6 +272,7 @@ impl Engine {
     /// Silently ignored: our own prefixes come back to us from an NHS that does not know whose they are.
     pub(crate) fn is_own_prefix(&self, prefix: IpNet) -> bool {
         self.config.subnets.iter().any(|own| own.contains(&prefix))
+            || self.config.beside.contains(&prefix)
             || (prefix.prefix_len() == if prefix.addr().is_ipv4() { 32 } else { 128 }
                 && self.is_local(prefix.addr()))
     }

@@ -447,10 +447,13 @@ impl Engine {
         if self.is_local(address) {
             return true;
         }
-        let own = self.config.subnets.iter().filter(|subnet| subnet.contains(&address));
-        let Some(length) = own.map(IpNet::prefix_len).max() else { return false };
+        let longest =
+            |nets: &[IpNet]| nets.iter().filter(|net| net.contains(&address)).map(IpNet::prefix_len).max();
+        let own = longest(&self.config.subnets);
+        let beside = longest(&self.config.beside);
         let host = matches!(self.bindings.get(&address), Some(binding) if binding.source != Source::Local);
-        !host && self.prefixes.longest(address).is_none_or(|(prefix, _)| prefix.prefix_len() <= length)
+        let spoke = self.prefixes.longest(address).map(|(prefix, _)| prefix.prefix_len());
+        !host && ((own.is_some() && own >= spoke) || (beside.is_some() && beside > spoke))
     }
 
     /// Whether `nbma` is where one of our NHSs is.

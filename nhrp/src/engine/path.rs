@@ -88,7 +88,12 @@ impl Path {
     }
 
     fn is_fresh(&self, now: Time) -> bool {
-        self.good.is_some() && now.since(self.heard) < FRESH_MS
+        self.answers() && now.since(self.heard) < FRESH_MS
+    }
+
+    /// It was good, and the last question but the one that is out was answered.
+    fn answers(&self) -> bool {
+        self.good.is_some() && self.trial.as_ref().is_none_or(|it| it.sent <= 1 && !it.lapsed)
     }
 
     fn barred_until(&self, now: Time) -> Option<Time> {
@@ -288,10 +293,7 @@ impl Engine {
 
     /// Whether the way to this egress is watched, and the last question but the one that is out was answered.
     pub(crate) fn path_answers(&self, via: IpAddr) -> bool {
-        let good = |path: &Path| {
-            path.good.is_some() && path.trial.as_ref().is_none_or(|it| it.sent <= 1 && !it.lapsed)
-        };
-        self.leads_to(via) && self.paths.get(&via).is_some_and(good)
+        self.leads_to(via) && self.paths.get(&via).is_some_and(Path::answers)
     }
 
     pub(crate) fn path_due(&mut self, now: Time, via: IpAddr) {

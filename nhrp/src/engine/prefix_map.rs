@@ -13,11 +13,13 @@ pub(crate) struct PrefixMap<V> {
     map: BTreeMap<IpNet, V>,
     /// How many prefixes there are, by family and length.
     lengths: BTreeMap<(bool, u8), usize>,
+    /// Prefixes that came or went so far.
+    changes: u64,
 }
 
 impl<V> PrefixMap<V> {
     pub(crate) fn new() -> Self {
-        Self { map: BTreeMap::new(), lengths: BTreeMap::new() }
+        Self { map: BTreeMap::new(), lengths: BTreeMap::new(), changes: 0 }
     }
 
     pub(crate) fn get(&self, prefix: IpNet) -> Option<&V> {
@@ -31,6 +33,7 @@ impl<V> PrefixMap<V> {
     pub(crate) fn insert(&mut self, prefix: IpNet, value: V) -> Option<V> {
         let old = self.map.insert(prefix, value);
         if old.is_none() {
+            self.changes += 1;
             *self.lengths.entry(key(prefix)).or_insert(0) += 1;
         }
         old
@@ -38,6 +41,7 @@ impl<V> PrefixMap<V> {
 
     pub(crate) fn remove(&mut self, prefix: IpNet) -> Option<V> {
         let old = self.map.remove(&prefix)?;
+        self.changes += 1;
         if let Some(count) = self.lengths.get_mut(&key(prefix)) {
             *count -= 1;
             if *count == 0 {
@@ -45,6 +49,10 @@ impl<V> PrefixMap<V> {
             }
         }
         Some(old)
+    }
+
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -73,7 +73,8 @@ impl Engine {
         let prefix = match self.is_local(dst) {
             true => IpNet::from(dst),
             false => {
-                let covering = self.config.subnets.iter().filter(|net| net.contains(&dst));
+                let behind = self.config.subnets.iter().chain(&self.config.beside);
+                let covering = behind.filter(|net| net.contains(&dst));
                 covering.min_by_key(|net| net.prefix_len()).map_or_else(|| IpNet::from(dst), IpNet::trunc)
             }
         };

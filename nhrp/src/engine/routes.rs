@@ -25,6 +25,16 @@ pub(crate) struct Owner {
 }
 
 impl Engine {
+    /// Prefixes of others that a hub leads to: registered, external, static. See [`super::Config::beside`].
+    pub fn registered_prefixes(&self) -> impl Iterator<Item = IpNet> + '_ {
+        self.prefixes.iter().map(|(prefix, _)| prefix)
+    }
+
+    /// Grows with each change of those.
+    pub fn registered_changes(&self) -> u64 {
+        self.prefixes.changes()
+    }
+
     /// Makes `wanted` the prefixes of the binding of `overlay`: installs new ones, removes what is not listed any
     /// more, refuses what stands against others.
     pub(crate) fn set_prefixes(&mut self, now: Time, overlay: IpAddr, wanted: &[IpNet]) {

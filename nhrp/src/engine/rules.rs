@@ -30,6 +30,8 @@ rules! {
     Expiry,
     /// A reply is passed on only if it comes from where the request went.
     ForwardedReplyPath,
+    /// A hub's address is registered only from where that hub is.
+    HubAddress,
     /// A packet whose hops are used up goes no further.
     HopCount,
     /// Another NBMA address does not get an address that is taken (unless the old holder is silent).

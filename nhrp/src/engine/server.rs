@@ -10,8 +10,7 @@ use super::learn::Assembly;
 use super::snapshot::Source;
 use super::{Budget, DropReason, Engine, Event, Received, Rule, Time};
 use crate::wire::{
-    Builder, Cie, CieCode, ENTRY_V6, ErrorCode, Header, LIST_HEADER, PacketType, PrefixChunk, Software, ext,
-    flags, list_flags,
+    Builder, Cie, CieCode, ErrorCode, Header, PacketType, PrefixChunk, Software, ext, flags, list_flags,
 };
 
 /// Bindings in all: what an overlay of IPv6 could hold is without end.
@@ -137,6 +136,9 @@ impl Engine {
         };
         if self.is_local(claim) {
             return taken("this hub");
+        }
+        if let Some(hub) = self.hub_elsewhere(claim, from).filter(|_| self.enforced(Rule::HubAddress)) {
+            return taken(&format!("hub {hub}, which is elsewhere"));
         }
         let exhausted = |what: &str| Verdict::Refuse(CieCode::InsufficientResources, what.into());
         let Some(old) = self.bindings.get(&claim) else {
@@ -295,8 +297,7 @@ impl Engine {
     ) {
         let header = received.header();
         let natted = received.from != header.src_nbma;
-        // At most: an entry of IPv6 is the largest.
-        let list_size = list.as_ref().map_or(0, |list| 4 + LIST_HEADER + list.prefixes.len() * ENTRY_V6);
+        let mut hubs = None;
         for extension in received.packet.extensions() {
             match extension.kind {
                 ext::RESPONDER => {
@@ -322,15 +323,19 @@ impl Engine {
                         list.for_each(|cie| cie.write(out));
                     });
                 }
-                ext::HUBS => match self.hub_list_reply(extension.value, builder.len() + list_size) {
-                    Some(hubs) => builder.append(false, ext::HUBS, &hubs.encode()),
-                    None => builder.append(extension.compulsory, extension.kind, extension.value),
-                },
+                ext::HUBS => hubs = Some(extension),
                 ext::SOFTWARE => builder.append(false, ext::SOFTWARE, &Software::OURS.encode()),
                 ext::PREFIXES if list.is_some() => {
                     builder.append_by(false, ext::PREFIXES, |out| list.iter().for_each(|it| it.write(out)));
                 }
                 _ => builder.append(extension.compulsory, extension.kind, extension.value),
+            }
+        }
+        // Last: it takes what room is left.
+        if let Some(asked) = hubs {
+            match self.hub_list_reply(asked.value, builder.len()) {
+                Some(hubs) => builder.append(false, ext::HUBS, &hubs.encode()),
+                None => builder.append(asked.compulsory, asked.kind, asked.value),
             }
         }
         let builder = if received.packet.has_extensions() { builder.with_extensions() } else { builder };

@@ -1,7 +1,7 @@
 //! The list of hubs in band (0x3801), and a hub that hands its spokes on.
 
-use nhrp::wire::{HubChunk, Message, ext, hub_flags};
-use nhrp::{Config, DropReason, HubEntry, HubNbma, Input, Nhs, NhsPhase, PacketType, RouteKind};
+use nhrp::wire::{CieCode, HubChunk, Message, ext, hub_flags};
+use nhrp::{Config, DropReason, Event, HubEntry, HubNbma, Input, Nhs, NhsPhase, PacketType, RouteKind};
 
 use super::net::*;
 
@@ -54,6 +54,41 @@ fn fixed_hubs_are_all_and_what_is_told_of_them_counts() {
     let known: Vec<_> =
         sim.nodes[s].engine.hubs().map(|hub| (hub.name.to_owned(), hub.nbma.to_vec())).collect();
     assert_eq!(known, [("hub1".to_owned(), vec![nbma(1), nbma(9)])]);
+}
+
+#[test]
+fn a_hubs_address_is_nobody_elses() {
+    let mut sim = Net::new(57);
+    // Hubs 1 and 3 do not register with each other; nor does hub 2, at a host name.
+    let named = HubEntry { nbma: vec![HubNbma::Name("hub2.example".into())], ..entry(2) };
+    let list = [entry(1), named, entry(3)];
+    let names = vec![("hub2.example".to_owned(), vec![nbma(2)])];
+    let h = sim.add(Config { names, ..telling(1, &list) });
+    for (thief, of, at) in [(11, 3, nbma(66)), (12, 2, nbma(67))] {
+        let s = sim.add(Config {
+            local: vec![overlay(of)],
+            nbma: Some(at),
+            fixed_hubs: true,
+            ..spoke(thief, NO_LAN)
+        });
+        sim.run(3_000);
+        assert!(!sim.registered(s) && !is_registered(&sim, h, of));
+        let told = format!("the address belongs to hub hub{of}, which is elsewhere");
+        let refused = |event: &Event| {
+            matches!(event, Event::RegistrationRefused { reason, nbma, code: CieCode::AlreadyRegistered, .. }
+                if *reason == told && *nbma == at)
+        };
+        assert!(sim.has_event(h, refused));
+    }
+    // The hub itself may.
+    let s = sim.add(Config {
+        local: vec![overlay(2)],
+        nbma: Some(nbma(2)),
+        fixed_hubs: true,
+        ..spoke(13, NO_LAN)
+    });
+    sim.run(3_000);
+    assert!(sim.registered(s) && is_registered(&sim, h, 2));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "one binary: `pub` means shared between the scenarios")]
 
 mod assignment;
+mod beside;
 mod budgets;
 mod conformance;
 mod extensions;

@@ -43,6 +43,32 @@ fn one_to_one_nat_is_direct_both_ways() {
 }
 
 #[test]
+fn a_way_that_has_fallen_silent_is_proven_anew() {
+    let mut sim = Net::new(76);
+    sim.add(Config { holding_time: 15, ..hub(1) });
+    sim.add(Config { holding_time: 15, ..spoke(2, &["10.2.0.0/24"]) });
+    let b = sim.add_natted(Config { holding_time: 15, ..private(3, "10.3.0.0/24") }, nbma(3));
+    sim.nodes[b].one_to_one = true;
+    sim.run(500);
+    let there = ip("10.3.0.5");
+    sim.ping(A, ip("10.2.0.5"), there);
+    // It registers after this shortcut was made, so that its registration ends later.
+    sim.run(9_000);
+    assert_eq!(sim.path(A, there).unwrap(), [A, B]);
+    // The way is blocked while the egress's agent is away, who could say that it is there: the shortcut ends with its time.
+    sim.cut.extend([(nbma(2), nbma(3)), (nbma(3), nbma(2))]);
+    sim.nodes[b].alive = false;
+    sim.until(20_000, |sim| !sim.nodes[A].neighbours.contains_key(&overlay(3)));
+    sim.nodes[b].alive = true;
+    assert!(sim.nodes[0].neighbours.contains_key(&overlay(3)), "still registered");
+    // Now it answers, by the hub. That the way was good less than a minute ago counts for nothing.
+    for _ in 0..30 {
+        assert_eq!(sim.ping(A, ip("10.2.0.5"), there), [A, 0, B]);
+        sim.run(1_000);
+    }
+}
+
+#[test]
 fn masquerade_stays_on_the_hub_both_ways() {
     let mut sim = natted(71, false);
     for _ in 0..300 {

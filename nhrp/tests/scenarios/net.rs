@@ -70,6 +70,7 @@ pub fn spoke(n: u32, subnets: &[impl AsRef<str>]) -> Config {
         overlay: vec![net(OVERLAY)],
         subnets: subnets.iter().map(|subnet| net(subnet.as_ref())).collect(),
         advertise: Vec::new(),
+        beside: Vec::new(),
         nhs: vec![nhs(1)],
         child_hubs: Vec::new(),
         statics: Vec::new(),

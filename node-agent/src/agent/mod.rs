@@ -9,6 +9,7 @@ mod multicast;
 mod publish;
 mod reconcile;
 mod removal;
+mod several;
 mod underlay;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,6 +70,8 @@ pub struct Agent {
     kernel: Kernel,
     desired: Arc<Desired>,
     tunnels: BTreeMap<String, Tunnel>,
+    /// How often what is registered at one of several links of a networkId had changed when the others were told.
+    beside_seen: u64,
     /// Networks that had a tunnel since this agent started: what is left of them may go.
     met: BTreeSet<String>,
     names: BTreeMap<String, Vec<IpAddr>>,
@@ -148,6 +151,7 @@ impl Agent {
             kernel,
             desired: Arc::default(),
             tunnels: BTreeMap::new(),
+            beside_seen: 0,
             met: BTreeSet::new(),
             names: BTreeMap::new(),
             resolver: Resolver::new(to_resolved),
@@ -258,6 +262,7 @@ impl Agent {
                 }
             }
         }
+        self.spread_metrics();
         self.want_names();
         self.reconcile_at = now;
         self.nft_at = now;
@@ -288,6 +293,9 @@ impl Agent {
         self.flush().await;
         if self.farewells().await {
             self.reconcile_at = now;
+        }
+        if self.beside_changed() {
+            self.reconcile_at = self.reconcile_at.min(now.after(SETTLE_MS));
         }
         if self.reconcile_at <= now {
             // Set first: a failure in there is tried again.

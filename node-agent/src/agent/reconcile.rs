@@ -43,6 +43,7 @@ impl Agent {
             let Some(again) = self.observe().await else { return };
             observed = again;
         }
+        self.look_beside();
         for network in &names {
             self.reconcile_tunnel(network, &observed, look_at_nft).await;
         }

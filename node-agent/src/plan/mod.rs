@@ -1,8 +1,9 @@
 //! Pure planning: an endpoint (and what the engine found out) becomes the set of kernel objects that should be there.
 //!
 //! Nothing here does I/O: `wanted` builds the set, [`diff`] compares it with a dump, [`nhrp`] makes the engine's
-//! configuration, [`over6`] puts the outer header into routes
-//! where the underlay is IPv6, [`pins`] keeps the tunnel's own packets on the underlay, [`adopt`] fills gaps of a snapshot from the kernel after a restart.
+//! configuration, [`over6`] puts the outer header into routes where the underlay is IPv6, [`pins`] keeps the tunnel's own
+//! packets on the underlay, [`several`] keeps networks apart, [`adopt`] fills gaps of a snapshot from the kernel after a
+//! restart.
 
 pub mod adopt;
 pub mod diff;
@@ -10,6 +11,7 @@ pub mod ipsec;
 pub mod nhrp;
 pub mod over6;
 pub mod pins;
+pub mod several;
 pub mod wanted;
 
 pub use self::nhrp::{NhrpFacts, nhrp_config};

@@ -18,6 +18,8 @@ pub struct NhrpFacts {
     pub remote: Option<IpAddr>,
     /// Host names of hubs → addresses.
     pub names: BTreeMap<String, Vec<IpAddr>>,
+    /// What the node reaches by its other tunnels of the same networkId.
+    pub beside: Vec<IpNet>,
     /// IP MTU of the link, where the endpoint leaves it to be worked out.
     pub mtu: Option<u16>,
     /// Passwords, in the order of the references.
@@ -74,6 +76,7 @@ pub fn nhrp_config(spec: &DmvpnEndpointSpec, facts: &NhrpFacts) -> nhrp::Config 
         overlay: prefixes(&spec.overlay),
         subnets,
         advertise: prefixes(&spec.advertise),
+        beside: facts.beside.clone(),
         nhs: nhs.collect(),
         fixed_hubs: spec.nhrp.fixed_hubs,
         names: facts
