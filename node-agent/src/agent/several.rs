@@ -32,9 +32,7 @@ impl Agent {
         self.beside_seen = self.beside_changes();
         let mut all = Vec::new();
         for (network, tunnel) in &self.tunnels {
-            let id = tunnel.spec.nhrp.network_id;
-            let others =
-                self.tunnels.iter().filter(|(name, it)| *name != network && it.spec.nhrp.network_id == id);
+            let others = self.tunnels.iter().filter(|(name, it)| *name != network && is_twin(it, tunnel));
             let mut beside: BTreeSet<IpNet> = BTreeSet::new();
             for (_, hub) in others.filter(|(_, it)| is_hub(it)) {
                 let spec = &hub.spec;
@@ -61,10 +59,7 @@ impl Agent {
 
     /// Grows with each change at a hub that has another link of its networkId.
     fn beside_changes(&self) -> u64 {
-        let twin = |tunnel: &Tunnel| {
-            let id = tunnel.spec.nhrp.network_id;
-            self.tunnels.values().filter(|it| it.spec.nhrp.network_id == id).nth(1).is_some()
-        };
+        let twin = |tunnel: &Tunnel| self.tunnels.values().filter(|it| is_twin(it, tunnel)).nth(1).is_some();
         let hubs = self.tunnels.values().filter(|tunnel| is_hub(tunnel) && twin(tunnel));
         hubs.filter_map(|hub| hub.engine.as_ref()).map(|engine| engine.registered_changes() + 1).sum()
     }
@@ -73,4 +68,10 @@ impl Agent {
 /// Whether it is one, and stays.
 fn is_hub(tunnel: &Tunnel) -> bool {
     tunnel.spec.role != Role::Spoke && tunnel.leaving.is_none() && tunnel.link != 0
+}
+
+/// Whether two tunnels are of one networkId, in the same VRF: between VRFs nothing is forwarded.
+fn is_twin(one: &Tunnel, other: &Tunnel) -> bool {
+    let of = |tunnel: &Tunnel| (tunnel.spec.nhrp.network_id, tunnel.spec.tunnel.vrf.clone());
+    of(one) == of(other)
 }
