@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use crds::endpoint::{
-    Desired, EndpointAddress, EndpointChildHub, EndpointExternal, EndpointIpsec, EndpointMapping,
-    EndpointNhrp, EndpointNhs, EndpointRegistration, EndpointRouting, EndpointSubnet, EndpointTunnel, Role,
+    Desired, EndpointAddress, EndpointCertificate, EndpointChildHub, EndpointExternal, EndpointIpsec,
+    EndpointMapping, EndpointNhrp, EndpointNhs, EndpointRegistration, EndpointRouting, EndpointSubnet,
+    EndpointTunnel, Role,
 };
 use crds::network::{HubMode, IpsecMode, MulticastMode, Nbma, NhrpMode, Phase};
 use crds::{DmvpnEndpoint, DmvpnEndpointSpec, NETWORK_LABEL};
@@ -245,6 +246,12 @@ fn ipsec(network: &Network<'_>) -> Option<EndpointIpsec> {
     let authentication = settings.authentication.as_ref().filter(|_| settings.mode == IpsecMode::Required)?;
     Some(EndpointIpsec {
         psk_secret_refs: authentication.psk_secret_refs.clone(),
+        certificate: authentication.certificate.as_ref().and_then(|it| {
+            Some(EndpointCertificate {
+                ca_secret_refs: it.ca_secret_refs.clone(),
+                secret_ref: it.secret_ref.clone()?,
+            })
+        }),
         proposals: settings.proposals.clone(),
         rekey_seconds: settings.rekey_seconds,
         dpd_seconds: settings.dpd_seconds,

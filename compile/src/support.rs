@@ -2,7 +2,7 @@
 //! silence. Whoever builds a feature removes its row.
 
 use crds::network::{
-    AuthenticationType, DmvpnNetworkSpec, DscpPolicy, IpsecMode, MulticastMode, NhrpMode, Phase,
+    AuthenticationType, Certificate, DmvpnNetworkSpec, DscpPolicy, IpsecMode, MulticastMode, NhrpMode, Phase,
     RegistrationPolicy, RoutingProtocol, UnderlayFamily,
 };
 use crds::spoke::{DmvpnSpokeSpec, PodCidrPolicy};
@@ -31,6 +31,13 @@ impl Support {
 
     /// What is only there on boxes; `cluster`: some node here is a cluster's.
     pub(crate) fn check_place(self, spec: &DmvpnNetworkSpec, cluster: bool, faults: &mut Faults) {
+        if cluster && !self.network.is_empty() && certificate(spec).is_some() {
+            let field = "spec.ipsec.authentication.type";
+            let message = format!(
+                "{field}: Certificate is not supported on nodes of a cluster by this version: run its sites as boxes"
+            );
+            faults.reject(Reason::NotSupported, field, message);
+        }
         if cluster && !self.network.is_empty() && protected(spec) {
             let field = "spec.ipsec.mode";
             let message = format!(
@@ -66,8 +73,12 @@ fn check<T>(rows: &[Row<T>], spec: &T, faults: &mut Faults) {
 
 const NETWORK: &[Row<DmvpnNetworkSpec>] = &[
     Row {
-        asked: |s| hubs(s, |h| h.identity.as_ref().map(|i| ("identity", text(i)))),
-        instead: "remove it; nothing proves an identity without IPsec",
+        asked: |s| {
+            let proven = certificate(s).is_some();
+            let named = hubs(s, |h| h.identity.as_ref().map(|i| ("identity", text(i))));
+            if proven { Vec::new() } else { named }
+        },
+        instead: "remove it; nothing proves an identity without certificates",
     },
     Row {
         asked: |s| match protected(s) || over_ipv6(s) {
@@ -125,10 +136,24 @@ const NETWORK: &[Row<DmvpnNetworkSpec>] = &[
     Row { asked: |s| some("spec.qos", s.qos.as_ref()), instead: "remove it" },
     Row {
         asked: |s| {
-            let by = s.ipsec.authentication.as_ref().filter(|_| protected(s)).map(|it| it.type_);
-            some("spec.ipsec.authentication.type", by.filter(|it| *it != AuthenticationType::Psk).as_ref())
+            let by = certificate(s).and_then(|it| it.issuer_ref.as_ref());
+            some("spec.ipsec.authentication.certificate.issuerRef", by)
         },
-        instead: "use PSK",
+        instead: "use secretRef",
+    },
+    Row {
+        asked: |s| {
+            let signer = certificate(s).is_some_and(|it| it.secret_ref.is_none() && it.issuer_ref.is_none());
+            when(signer, "spec.ipsec.authentication.certificate.secretRef", "our own signer")
+        },
+        instead: "name the Secret that each box has its certificate in (keys tls.crt and tls.key)",
+    },
+    Row {
+        asked: |s| {
+            let none = certificate(s).is_some_and(|it| it.ca_secret_refs.is_empty());
+            when(none, "spec.ipsec.authentication.certificate.caSecretRefs", "no root")
+        },
+        instead: "name a Secret with the root that signs the certificates (key ca.crt)",
     },
     Row {
         asked: |s| {
@@ -199,6 +224,11 @@ const SPOKE: &[Row<DmvpnSpokeSpec>] = &[
 
 fn protected(spec: &DmvpnNetworkSpec) -> bool {
     spec.ipsec.mode == IpsecMode::Required
+}
+
+/// Where certificates come from, if they protect the tunnel.
+fn certificate(spec: &DmvpnNetworkSpec) -> Option<&Certificate> {
+    spec.ipsec.authentication.as_ref().filter(|_| protected(spec))?.certificate.as_ref()
 }
 
 fn over_ipv6(spec: &DmvpnNetworkSpec) -> bool {

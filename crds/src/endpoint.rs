@@ -406,6 +406,9 @@ pub struct EndpointIpsec {
     #[serde(rename = "pskSecretRefs", default)]
     #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "atomic"))]
     pub psk_secret_refs: Vec<crate::network::SecretRef>,
+    /// Certificates, in the place of keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<EndpointCertificate>,
     /// Proposals in order of preference, in strongSwan's notation; none: the agent's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "bounds::proposals")]
@@ -419,6 +422,17 @@ pub struct EndpointIpsec {
     /// When ESP travels in UDP.
     #[serde(default)]
     pub udp_encapsulation: crate::network::UdpEncapsulation,
+}
+
+/// Where certificates come from.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointCertificate {
+    /// Secrets with the roots that are trusted.
+    #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "atomic"))]
+    pub ca_secret_refs: Vec<crate::network::SecretRef>,
+    /// Secret with the node's own certificate and key.
+    pub secret_ref: crate::network::CertificateSecretRef,
 }
 
 /// How prefixes get into the routing tables.

@@ -121,8 +121,22 @@ reasons! {
     WaitingForIpsec: "The IPsec SA with the hub is not installed.", "Wait; see the message if it lasts.";
     IkeDaemonAway: "The IKE daemon (strongSwan's charon) does not answer on its VICI socket.",
         "Start charon-systemd, and give the agent its socket with --vici. SAs that are in the kernel carry on meanwhile.";
-    IkeAuthenticationFailed: "The hub and this node do not have the same pre-shared key.",
-        "Use the same pskSecretRefs on both.";
+    IkeAuthenticationFailed: "The hub does not take the key or the certificate of this node.",
+        "With keys, use the same pskSecretRefs on both; with certificates see the reason in the hub's log, and the caSecretRefs there.";
+    IkeUnknownAuthority: "The certificate of the hub is from none of the roots that are trusted here.",
+        "Add its root to certificate.caSecretRefs; two roots are trusted while one is exchanged for another.";
+    IkeWrongIdentity: "The hub shows no good certificate of the one whom it has to be.",
+        "Correct the hub's identity or nbma in the network, or its certificate; else somebody poses as the hub.";
+    IkeCertificateInvalid: "The certificate of the hub has expired, is not valid yet, or was revoked.",
+        "Renew it, and see whether the clocks of both are right.";
+    CertificateExpired: "The certificate of this node has expired.",
+        "Renew it in the Secret of certificate.secretRef, and see whether the clock is right.";
+    CertificateNotYetValid: "The certificate of this node is not valid yet.",
+        "Set the clock: a box without a battery starts in 1970.";
+    CertificateNotTrusted: "The certificate of this node is from none of the roots that are trusted here.",
+        "Add its root to certificate.caSecretRefs, or use a certificate from one of them.";
+    CertificateUnusable: "A certificate, its key or a root cannot be read, or they do not belong together.",
+        "Correct the Secret that the message names: PEM, the key that belongs to the certificate, its root in caSecretRefs.";
     IkeNoProposal: "The hub takes none of our IKE or ESP proposals, or has no connection for us.",
         "Use the same ipsec.proposals on both, and see whether the hub's network has ipsec.mode Required.";
     IkeNoAnswer: "The hub does not answer IKE.", "Check that UDP 500 and 4500 pass, and that charon runs at the hub.";

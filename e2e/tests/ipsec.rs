@@ -1,6 +1,6 @@
 //! Tunnels under IPsec, with stock strongSwan: what is on the wire from the first moment to the last.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -11,6 +11,7 @@ use e2e::ring3::Needs;
 use e2e::ring3_with;
 use e2e::scene::branches::{self, Branches};
 use e2e::scene::overlay::{self, KEY, NETWORK, Overlay, TUNNEL};
+use e2e::scene::wire::{self, FORGER, Wire};
 use e2e::scene::{Scene, Site};
 use e2e::{paths, wait};
 use vici::Message;
@@ -19,12 +20,8 @@ use view::State;
 const SOON: Duration = Duration::from_secs(30);
 const TEN_MS: Duration = Duration::from_millis(10);
 const NEEDS: Needs = Needs { memory_mib: 768, deadline: Duration::from_secs(240) };
-/// The host that nobody protects, and that sends in clear: the scene's `router`.
-const FORGER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 2));
 /// What the agent says when it has loaded or unloaded a key.
 const KEYS: &str = "pre-shared key";
-/// GRE or ESP, bare or in UDP.
-const WIRE: &str = "ip proto 47 or ip proto 50 or udp port 4500";
 
 fn example() -> Result<String> {
     let path = paths::repository().join("examples/ipsec/network.yaml");
@@ -36,43 +33,6 @@ fn key() -> Result<String> {
     let text = example()?;
     let line = text.lines().find_map(|line| line.trim().strip_prefix("psk: "));
     line.map(str::to_owned).context("the example has a key")
-}
-
-/// A capture on the isp's side of each site.
-struct Wire(Vec<Capture>);
-
-impl Wire {
-    fn tap(scene: &Scene) -> Result<Self> {
-        let taps = scene.sites().iter().map(|site| Capture::start(&scene.isp, &scene.uplink(site), WIRE));
-        Ok(Self(taps.collect::<Result<_>>()?))
-    }
-
-    /// Ends it: packets of clear GRE, and of ESP.
-    fn stop(self) -> Result<(usize, usize)> {
-        let (mut clear, mut protected) = (0, 0);
-        for capture in self.0 {
-            for packet in capture.stop()? {
-                match packet.ip.map(|ip| (ip.protocol, ip.source)) {
-                    Some((47, source)) if source == FORGER => println!("forged: {packet}"),
-                    Some((47, _)) => {
-                        println!("clear: {packet}");
-                        clear += 1;
-                    }
-                    _ => protected += 1,
-                }
-            }
-        }
-        Ok((clear, protected))
-    }
-}
-
-/// Until the tunnel of `agent` stands at `state` for `reason`.
-fn until_at(agent: &Agent, state: State, reason: &str) -> Result<()> {
-    wait::until(SOON, &format!("{state:?} {reason} at {}", agent.host().name()), || {
-        let tunnel = agent.tunnel(NETWORK)?;
-        let told = format!("{:?} {}: {}", tunnel.state, tunnel.reason, tunnel.message);
-        wait::ensure((tunnel.state, tunnel.reason.as_str()) == (state, reason), || told)
-    })
 }
 
 /// How many packets the rules of a chain have dropped.
@@ -111,7 +71,7 @@ fn no_clear_gre_from_the_first_packet_to_the_last() {
         let example = example()?;
         // First the agents, without a daemon.
         let overlay = Overlay::start_with(&scene, |_| example.clone())?;
-        until_at(&overlay.branch_a, State::Ike, "IkeDaemonAway")?;
+        overlay::until_at(&overlay.branch_a, State::Ike, "IkeDaemonAway")?;
         let site = |name: &str| scene.site(name).cloned();
         let (hub, a, b) = (site("hub")?, site("branch-a")?, site("branch-b")?);
         let lost = Ping::start(&a.host, overlay::HUB.into(), 5, TEN_MS)?.finish()?;
@@ -152,7 +112,7 @@ fn no_clear_gre_from_the_first_packet_to_the_last() {
         branches.overlay.branch_a.restart()?;
         branches.overlay.branch_a.wait_until_up(NETWORK, SOON)?;
         of_a.kill()?;
-        until_at(&branches.overlay.branch_a, State::Unknown, "IkeDaemonAway")?;
+        overlay::until_at(&branches.overlay.branch_a, State::Unknown, "IkeDaemonAway")?;
         pings.finish()?.ensure_nothing_lost()?;
         let pings = ping(&a, &b, 300)?;
         of_a.restart()?;
@@ -220,8 +180,8 @@ fn nothing_is_lost_while_keys_are_renewed() {
 
         // Stopped, it takes its SAs along and says so to the branches; direct traffic goes on.
         of_hub.stop()?;
-        until_at(&branches.overlay.branch_a, State::Ike, "WaitingForIke")
-            .or_else(|_| until_at(&branches.overlay.branch_a, State::Ike, "IkeNoAnswer"))?;
+        overlay::until_at(&branches.overlay.branch_a, State::Ike, "WaitingForIke")
+            .or_else(|_| overlay::until_at(&branches.overlay.branch_a, State::Ike, "IkeNoAnswer"))?;
         branches.ensure_direct_traffic()?;
         of_hub.restart()?;
         for agent in [&branches.overlay.branch_a, &branches.overlay.branch_b] {
@@ -284,12 +244,12 @@ fn next_hops_of_phase_2_are_protected_too() {
 fn other_phase(lab: &Lab, phase: &str, setting: &str, hops: (u8, u8), protocol: u8) -> Result<()> {
     let scene = Scene::build(lab)?;
     let wire = Wire::tap(&scene)?;
-    let other = Capture::start(&scene.isp, &scene.uplink(scene.site("branch-a")?), WIRE)?;
+    let other = Capture::start(&scene.isp, &scene.uplink(scene.site("branch-a")?), wire::FILTER)?;
     let example = example()?
         .replace("phase: Phase3", &format!("phase: {phase}"))
         .replace("    mode: Required", &format!("    mode: Required\n    {setting}"));
     let overlay = Overlay::start_with(&scene, |_| example.clone())?;
-    until_at(&overlay.branch_a, State::Ike, "IkeDaemonAway")?;
+    overlay::until_at(&overlay.branch_a, State::Ike, "IkeDaemonAway")?;
     let daemon = |name: &str| Charon::start(&scene.site(name)?.host);
     let _daemons = [daemon("hub")?, daemon("branch-a")?, daemon("branch-b")?];
     for agent in [&overlay.branch_a, &overlay.branch_b] {
@@ -392,8 +352,8 @@ fn each_failure_of_ike_has_its_reason() {
         of_b.stop()?;
         of_a.restart()?;
         of_b.restart()?;
-        until_at(a, State::Ike, "IkeAuthenticationFailed")?;
-        until_at(&overlay.branch_b, State::Ike, "IkeNoProposal")?;
+        overlay::until_at(a, State::Ike, "IkeAuthenticationFailed")?;
+        overlay::until_at(&overlay.branch_b, State::Ike, "IkeNoProposal")?;
         wait::until(SOON, "the hub to know of the wrong key", || {
             let log = overlay.hub.log();
             wait::ensure(log.contains("MAC mismatched"), || log)
@@ -404,7 +364,7 @@ fn each_failure_of_ike_has_its_reason() {
         of_hub.kill()?;
         of_a.stop()?;
         of_a.restart()?;
-        until_at(a, State::Ike, "IkeNoAnswer")?;
+        overlay::until_at(a, State::Ike, "IkeNoAnswer")?;
         let (clear, protected) = wire.stop()?;
         ensure!(clear == 0 && protected > 0, "{clear} of clear GRE, {protected} of ESP");
         Ok(())

@@ -10,6 +10,11 @@ pub fn now() -> Time {
     Time(ms)
 }
 
+/// Seconds since 1970 by the wall clock: what certificates are valid by, and nothing else of ours.
+pub fn wall() -> u64 {
+    u64::try_from(rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec).unwrap_or(0)
+}
+
 /// The tokio instant of `at`.
 pub fn instant(at: Time) -> tokio::time::Instant {
     tokio::time::Instant::now() + std::time::Duration::from_millis(at.since(now()))

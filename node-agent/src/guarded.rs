@@ -2,9 +2,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use nhrp::Time;
+use tracing::warn;
 
+use crate::clock;
+use crate::ladder::Trouble;
+use crate::plan::certificate::Certificate;
 use crate::plan::ipsec::Secret;
 
 /// Somebody who was asked or answered straight is wanted as a peer for so long, in milliseconds.
@@ -24,12 +29,29 @@ pub type Packet = (IpAddr, Vec<u8>);
 pub struct Guarded {
     /// Keys, in the order of the references.
     pub keys: Vec<Secret>,
+    /// Certificates, in the place of keys.
+    pub certificate: Option<Arc<Certificate>>,
     /// Who was asked or answered straight, and when last.
     asked: BTreeMap<IpAddr, Time>,
     held: BTreeMap<IpAddr, VecDeque<(Time, Vec<u8>)>>,
 }
 
 impl Guarded {
+    /// Takes another certificate, and says at once when nobody will take it.
+    pub fn certify(&mut self, network: &str, certificate: Option<&Arc<Certificate>>) {
+        if self.certificate.as_ref() != certificate {
+            self.certificate = certificate.cloned();
+            if let Some(trouble) = self.trouble() {
+                warn!(network, reason = %trouble.reason, "{}", trouble.message);
+            }
+        }
+    }
+
+    /// Why nobody will take our certificate.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.certificate.as_ref()?.trouble(clock::wall())
+    }
+
     /// Who was asked or answered straight lately.
     pub fn asked(&self, now: Time) -> impl Iterator<Item = IpAddr> {
         self.asked.iter().filter(move |(_, at)| now.since(**at) < ASKED_MS).map(|(peer, _)| *peer)

@@ -128,8 +128,8 @@ pub fn walled_off(rung: Rung, nbma: IpAddr) -> Rung {
 }
 
 /// The same for a hub that is reached under IPsec: without an SA nothing of NHRP gets there. While the IKE daemon is away
-/// nobody knows, and what has worked is taken to work.
-pub fn protected(rung: Rung, sas: &SaState, network: &str, nbma: IpAddr) -> Rung {
+/// nobody knows, and what has worked is taken to work. `own`: why nobody will take our own certificate.
+pub fn protected(rung: Rung, sas: &SaState, own: Option<&Trouble>, network: &str, nbma: IpAddr) -> Rung {
     if rung.state < State::Nhrp {
         return rung;
     }
@@ -138,9 +138,15 @@ pub fn protected(rung: Rung, sas: &SaState, network: &str, nbma: IpAddr) -> Rung
         let state = if rung.state == State::Up { State::Unknown } else { State::Ike };
         return Rung::at(state, reason, format!("the IKE daemon is away ({why}): {}", reason.cure()));
     }
+    if let Some(own) = own.filter(|_| sas.stage(network, nbma).is_none()) {
+        return Rung::at(State::Ike, own.reason, own.message.clone());
+    }
     let trouble = sas.troubles.get(&ipsec::name(network, Some(nbma)));
     let told = trouble.map(|trouble| match trouble {
-        IkeTrouble::Key => (Reason::IkeAuthenticationFailed, "the keys differ"),
+        IkeTrouble::Key => (Reason::IkeAuthenticationFailed, "authentication failed"),
+        IkeTrouble::Authority => (Reason::IkeUnknownAuthority, "its certificate is from no root of ours"),
+        IkeTrouble::Identity => (Reason::IkeWrongIdentity, "it is somebody else"),
+        IkeTrouble::Invalid => (Reason::IkeCertificateInvalid, "its certificate is not valid now"),
         IkeTrouble::Proposal => (Reason::IkeNoProposal, "no proposal is chosen"),
         IkeTrouble::Silence => (Reason::IkeNoAnswer, "no answer"),
     });
@@ -242,7 +248,7 @@ mod tests {
     fn ike_and_ipsec_stand_below_nhrp() {
         let nbma: IpAddr = "192.0.2.2".parse().expect("address");
         let place = |rung: Rung, sas: &SaState| {
-            let rung = protected(rung, sas, "n", nbma);
+            let rung = protected(rung, sas, None, "n", nbma);
             (rung.state, rung.reason)
         };
         let waiting = || Rung::at(State::Nhrp, Reason::NoAnswer, "x");
@@ -255,16 +261,24 @@ mod tests {
             (IkeTrouble::Key, "IkeAuthenticationFailed"),
             (IkeTrouble::Proposal, "IkeNoProposal"),
             (IkeTrouble::Silence, "IkeNoAnswer"),
+            (IkeTrouble::Authority, "IkeUnknownAuthority"),
+            (IkeTrouble::Identity, "IkeWrongIdentity"),
+            (IkeTrouble::Invalid, "IkeCertificateInvalid"),
         ] {
             sas.troubles.insert("dmvpn-n/192.0.2.2".into(), trouble);
             assert_eq!(place(waiting(), &sas), (State::Ike, reason.into()));
         }
+        // What is wrong with our own certificate is the cause, until there is an SA.
+        let own = Trouble::new(Reason::CertificateExpired, "x");
+        let expired = |sas: &SaState| protected(Rung::up(), sas, Some(&own), "n", nbma);
+        assert_eq!(expired(&sas).reason, "CertificateExpired");
         sas.troubles.clear();
         sas.peers.insert(("n".into(), nbma), Stage::Ike);
         assert_eq!(place(Rung::up(), &sas), (State::Ipsec, "WaitingForIpsec".into()));
         sas.peers.insert(("n".into(), nbma), Stage::Installed);
         assert_eq!(place(waiting(), &sas), (State::Nhrp, "NoAnswer".into()));
         assert_eq!(place(Rung::up(), &sas).0, State::Up);
+        assert_eq!(expired(&sas).state, State::Up);
         let below = Rung::at(State::Intf, Reason::InterfaceDown, "x");
         assert_eq!(place(below, &SaState::unknown()), (State::Intf, "InterfaceDown".into()));
     }

@@ -543,6 +543,7 @@ impl Tunnel {
         let configured = self.spec.nhs.iter().map(|hub| hub.name.as_str());
         let learned = states.iter().filter(|state| state.learned).map(|state| state.name.as_str());
         let names: BTreeSet<_> = configured.chain(learned).collect();
+        let own_trouble = self.guarded.trouble();
         let mut rungs = Vec::new();
         let mut hubs = BTreeMap::new();
         for name in names {
@@ -560,7 +561,9 @@ impl Tunnel {
                     let rung =
                         walled.map_or_else(|| rung.clone(), |nbma| ladder::walled_off(rung.clone(), nbma));
                     match s.nbma.filter(|_| self.spec.ipsec.is_some()) {
-                        Some(nbma) => ladder::protected(rung, &self.sas, &self.spec.network, nbma),
+                        Some(nbma) => {
+                            ladder::protected(rung, &self.sas, own_trouble.as_ref(), &self.spec.network, nbma)
+                        }
                         None => rung,
                     }
                 })

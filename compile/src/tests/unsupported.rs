@@ -15,7 +15,15 @@ fn networks_that_ask_for_more_are_refused() {
         ("  qos: {groups: [{name: gold, rateKbps: 1000}]}", "spec.qos: "),
         (
             "  ipsec: {mode: Required, authentication: {type: Certificate, certificate: {caSecretRefs: [{name: s}]}}}",
-            "spec.ipsec.authentication.type: Certificate is not supported by this version: use PSK",
+            "spec.ipsec.authentication.certificate.secretRef: our own signer is not supported by this version: name",
+        ),
+        (
+            "  ipsec: {mode: Required, authentication: {type: Certificate, certificate: {secretRef: {name: s}}}}",
+            "spec.ipsec.authentication.certificate.caSecretRefs: no root is not supported by this version: name",
+        ),
+        (
+            "  ipsec: {mode: Required, authentication: {type: Certificate, certificate: {caSecretRefs: [{name: s}], issuerRef: {name: x}}}}",
+            "spec.ipsec.authentication.certificate.issuerRef: ",
         ),
         (
             "  ipsec: {mode: Required, authentication: {type: PSK}}",
@@ -112,6 +120,16 @@ fn protection_is_there_on_boxes_that_speak_nhrp() {
     let compiled = compile(&inputs(&yaml, &["hub:dmvpn.io/hub=hub1"]));
     let ipsec = compiled.endpoints[0].spec.ipsec.as_ref().unwrap();
     assert_eq!((ipsec.psk_secret_refs[0].name.as_str(), ipsec.rekey_seconds), ("s", 900));
+
+    let certificates = "  ipsec: {mode: Required, authentication: {type: Certificate, certificate: {caSecretRefs: [{name: ca}], \
+                        secretRef: {name: own}}}}";
+    let compiled = compile(&inputs(&network("branches", certificates), &["hub:dmvpn.io/hub=hub1"]));
+    assert_eq!(compiled.all_faults(), Vec::<String>::new());
+    let certificate = compiled.endpoints[0].spec.ipsec.as_ref().unwrap().certificate.as_ref().unwrap();
+    assert_eq!(
+        (certificate.ca_secret_refs[0].name.as_str(), certificate.secret_ref.name.as_str()),
+        ("ca", "own")
+    );
 
     let plain = yaml.replace("Phase3", "Phase1") + "  nhrp: {mode: Disabled}\n";
     let faults =

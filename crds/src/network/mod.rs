@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 pub use policy::{
     Access, AccessAction, AccessPeer, AccessProtocol, AccessRule, Authentication, AuthenticationType,
-    Certificate, Group, Ipsec, IpsecMode, IssuerRef, PortRange, Qos, QosGroup, Registration,
-    RegistrationPolicy, Rollout, Routing, RoutingProtocol, UdpEncapsulation,
+    Certificate, CertificateSecretRef, Group, Ipsec, IpsecMode, IssuerRef, PortRange, Qos, QosGroup,
+    Registration, RegistrationPolicy, Rollout, Routing, RoutingProtocol, UdpEncapsulation,
 };
 pub use tunnel::{
     DscpPolicy, InterfaceState, Keepalive, MtuPolicy, Multicast, MulticastMode, Nhrp, NhrpMode,
@@ -303,7 +303,7 @@ pub struct SecretRef {
     /// Name of the Secret.
     #[schemars(schema_with = "bounds::subdomain")]
     pub name: String,
-    /// Key in its data; absent: `password` for NHRP, `psk` for IPsec.
+    /// Key in its data; absent: `password` for NHRP, `psk` for IPsec, `ca.crt` for roots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "bounds::secret_key")]
     pub key: Option<String>,

@@ -274,14 +274,32 @@ pub enum AuthenticationType {
 /// Where certificates come from.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules(&[(
+    "!has(self.secretRef) || !has(self.issuerRef)",
+    "secretRef and issuerRef exclude each other: remove one",
+    ".issuerRef",
+)])))]
 pub struct Certificate {
     /// Secrets with the roots that are trusted (key `ca.crt`); two during a change.
     #[serde(rename = "caSecretRefs", default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "atomic"))]
     pub ca_secret_refs: Vec<SecretRef>,
-    /// Issuer of the nodes' certificates; absent: our own signer.
+    /// Secret with the node's own certificate and key (keys `tls.crt` and `tls.key`), for boxes: each has its own
+    /// Secret by this name in its directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<CertificateSecretRef>,
+    /// Issuer of the nodes' certificates; absent, and no secretRef: our own signer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer_ref: Option<IssuerRef>,
+}
+
+/// A Secret with a certificate and its key.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateSecretRef {
+    /// Name of the Secret.
+    #[schemars(schema_with = "bounds::subdomain")]
+    pub name: String,
 }
 
 /// A cert-manager issuer.

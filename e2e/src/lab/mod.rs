@@ -1,12 +1,13 @@
 //! Hosts, links, peers, captures, pings, kernel dumps: the pieces that scenarios are made of.
 //!
 //! A host is a network namespace with its own `/etc` overlay ([`host`]); links are veth pairs made by
-//! [`Lab::link`]; [`agent`] drives our own agent, [`frr`] FRR as a foreign NHRP peer, [`charon`] the IKE daemon; [`capture`], [`pcap`]
+//! [`Lab::link`]; [`agent`] drives our own agent, [`frr`] FRR as a foreign NHRP peer, [`charon`] the IKE daemon, [`authority`] issues its certificates; [`capture`], [`pcap`]
 //! and [`peek`] look at the wire, [`inject`] sends what no honest peer does, [`groups`] multicast; [`ping`] measures loss, gaps and
 //! the moment a path changes; [`dump`] compares kernel tables.
 //! On failure [`Lab::evidence`] writes what every host looked like.
 
 pub mod agent;
+pub mod authority;
 pub mod capture;
 pub mod charon;
 pub mod dump;

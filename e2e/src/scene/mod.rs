@@ -15,6 +15,7 @@ pub mod branches;
 pub mod clusters;
 pub mod foreign;
 pub mod overlay;
+pub mod wire;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

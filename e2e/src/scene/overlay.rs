@@ -3,14 +3,18 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use view::State;
 
 use super::Scene;
 use crate::lab::frr::{self, Frr};
 use crate::lab::{Agent, Dump, Host};
-use crate::paths;
+use crate::{paths, wait};
 
+/// How long a tunnel may take to come somewhere.
+const SOON: Duration = Duration::from_secs(30);
 /// Network of the quickstart.
 pub const NETWORK: &str = "branches";
 /// Tunnel interface that follows from its name.
@@ -107,6 +111,18 @@ impl Overlay {
         let branch_b = Agent::start(&host("branch-b")?, &[], &manifests("branch-b.yaml")?)?;
         Ok(Self { hub, branch_a, branch_b, before_a })
     }
+}
+
+/// Until the tunnel of `agent` stands at `state` for `reason`.
+///
+/// # Errors
+/// When it does not come there in time.
+pub fn until_at(agent: &Agent, state: State, reason: &str) -> Result<()> {
+    wait::until(SOON, &format!("{state:?} {reason} at {}", agent.host().name()), || {
+        let tunnel = agent.tunnel(NETWORK)?;
+        let told = format!("{:?} {}: {}", tunnel.state, tunnel.reason, tunnel.message);
+        wait::ensure((tunnel.state, tunnel.reason.as_str()) == (state, reason), || told)
+    })
 }
 
 /// Starts the FRR router.

@@ -113,9 +113,22 @@ fn protection(tunnel: &Tunnel, names: &BTreeMap<String, Vec<IpAddr>>, now: Time)
         peers,
         hubs,
         keys: tunnel.guarded.keys.clone(),
+        certificate: tunnel.guarded.certificate.clone(),
+        identity: tunnel.spec.addresses.iter().find_map(|it| it.identity.clone()),
+        identities: identities(tunnel, names),
         proposals: settings.proposals.clone(),
         rekey_seconds: settings.rekey_seconds,
         dpd_seconds: settings.dpd_seconds,
         in_udp: settings.udp_encapsulation == UdpEncapsulation::Always,
     })
+}
+
+/// Who the hubs have to be.
+fn identities(tunnel: &Tunnel, names: &BTreeMap<String, Vec<IpAddr>>) -> BTreeMap<IpAddr, String> {
+    let named = tunnel.spec.nhs.iter().filter_map(|hub| Some((hub, hub.identity.as_ref()?)));
+    let addresses = named.flat_map(|(hub, identity)| {
+        let nbma = hub.nbma.iter().flat_map(|n| nbma_addresses(n, names));
+        nbma.map(move |address| (address, identity.clone()))
+    });
+    addresses.collect()
 }

@@ -253,10 +253,12 @@ impl Agent {
                 Some(tunnel) => {
                     tunnel.update(endpoint.spec.clone(), endpoint.passwords.clone(), now);
                     tunnel.guarded.keys.clone_from(&endpoint.keys);
+                    tunnel.guarded.certify(&network, endpoint.certificate.as_ref());
                 }
                 None => {
                     let mut tunnel = Tunnel::new(endpoint.spec.clone(), endpoint.passwords.clone());
                     tunnel.guarded.keys.clone_from(&endpoint.keys);
+                    tunnel.guarded.certify(&network, endpoint.certificate.as_ref());
                     tunnel.sas = Arc::clone(&self.sas);
                     self.tunnels.insert(network, tunnel);
                 }

@@ -52,6 +52,8 @@ impl IpsecDriver {
             connected: false,
             loaded: Loaded::default(),
             unwanted: BTreeMap::new(),
+            key_ids: BTreeMap::new(),
+            replaced: Vec::new(),
             tries: BTreeMap::new(),
             told: BTreeMap::new(),
             sync_at: None,
@@ -85,6 +87,10 @@ struct Driver {
     loaded: Loaded,
     /// Since when a connection is loaded that nobody wants.
     unwanted: BTreeMap<String, Instant>,
+    /// What the daemon calls the key of a network's certificate.
+    key_ids: BTreeMap<String, String>,
+    /// Keys of certificates whose connections are about to get others.
+    replaced: Vec<String>,
     /// When a peer may be tried again, and the pause after that.
     tries: BTreeMap<String, (Instant, Duration)>,
     /// When trouble of a connection was last written to the log.
@@ -146,6 +152,9 @@ impl Driver {
                 };
                 info!("the IKE daemon is there");
                 self.connected = true;
+                self.known.troubles.clear();
+                self.key_ids.clear();
+                self.replaced.clear();
                 self.tries.clear();
                 self.sync_at = Some(Instant::now());
                 self.list_at = Instant::now();
@@ -171,7 +180,11 @@ impl Driver {
         let name = message.text("ikesa-name").unwrap_or_default();
         let line = message.text("msg").unwrap_or_default();
         let Some(trouble) = IkeTrouble::of(line).filter(|_| parse_name(name).is_some()) else { return };
-        self.known.troubles.insert(name.to_owned(), trouble);
+        let known = self.known.troubles.entry(name.to_owned()).or_insert(trouble);
+        // That there is no good certificate is said after what is wrong with the one that there is.
+        if trouble != IkeTrouble::Identity || !matches!(*known, IkeTrouble::Authority | IkeTrouble::Invalid) {
+            *known = trouble;
+        }
         let now = Instant::now();
         if self.told.get(name).is_none_or(|at| now - *at > QUIET) {
             warn!(connection = name, "IKE: {line}");
@@ -234,6 +247,12 @@ impl Driver {
                 wanted.keys.insert(id.clone(), old.clone());
             }
         }
+        for (network, old) in &self.loaded.private {
+            let used = wanted.connections.keys().any(|it| parse_name(it).is_some_and(|(n, _)| n == network));
+            if used && !wanted.private.contains_key(network) {
+                wanted.private.insert(network.clone(), old.clone());
+            }
+        }
         let mut good = Ok(());
         for step in ipsec::steps(&wanted, &self.loaded) {
             let name = match &step {
@@ -252,6 +271,12 @@ impl Driver {
                 Ok(()) => {}
             }
         }
+        for id in std::mem::take(&mut self.replaced) {
+            if !self.key_ids.values().any(|used| *used == id) {
+                gone(self.client.call("unload-key", Message::new().with("id", id)).await)?;
+                info!("the key of a former certificate unloaded");
+            }
+        }
         good
     }
 
@@ -261,6 +286,17 @@ impl Driver {
                 self.client.call("load-shared", Secret::message(&key, &id)).await?;
                 info!(id, "pre-shared key loaded");
                 self.loaded.keys.insert(id, Some(key));
+            }
+            Step::PutPrivate(network, key) => {
+                let loaded = self.client.call("load-key", key.message()).await?.message;
+                info!(network, "key of the certificate loaded");
+                let id = loaded.text("id").unwrap_or_default().to_owned();
+                self.replaced.extend(self.key_ids.insert(network.clone(), id));
+                self.loaded.private.insert(network, key);
+            }
+            Step::DropPrivate(network) => {
+                self.replaced.extend(self.key_ids.remove(&network));
+                self.loaded.private.remove(&network);
             }
             Step::DropKey(id) => {
                 drop_key(&self.client, &id).await?;
@@ -346,6 +382,8 @@ async fn look(client: &Client) -> Result<Loaded, Failure> {
     Ok(Loaded {
         connections: ours(connections.list("conns")).into_iter().map(|name| (name, None)).collect(),
         keys: ours(keys.list("keys")).into_iter().map(|id| (id, None)).collect(),
+        // The daemon does not say whose a key is.
+        private: BTreeMap::new(),
     })
 }
 

@@ -2,13 +2,16 @@
 //!
 //! A node that may be met by anybody (a hub; a spoke that has direct paths) has one connection `dmvpn-<network>` for
 //! all who come. Whom it has to reach first itself (its hubs; who is asked or answered straight) has one more,
-//! `dmvpn-<network>/<address>`. The key is the network's.
+//! `dmvpn-<network>/<address>`. The key is the network's, or each has a certificate.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use vici::Message;
+
+use super::certificate::Certificate;
 
 /// What the name of everything of ours in the daemon starts with.
 pub const PREFIX: &str = "dmvpn-";
@@ -33,6 +36,22 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// The key of a certificate. It is never shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrivateKey {
+    kind: &'static str,
+    der: Secret,
+}
+
+/// How the ends of a connection prove who they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Proof {
+    /// By a key that both have.
+    Psk,
+    /// By certificates of the roots: who we are, and who the other has to be.
+    Certificate { own: Vec<u8>, roots: Vec<Vec<u8>>, local: Option<String>, remote: Option<String> },
+}
+
 /// The protection of one tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Protection {
@@ -48,6 +67,12 @@ pub struct Protection {
     pub hubs: BTreeSet<IpAddr>,
     /// Keys: the first is used, all are accepted.
     pub keys: Vec<Secret>,
+    /// Certificates, in the place of keys.
+    pub certificate: Option<Arc<Certificate>>,
+    /// Our identity, when it is not the subject of our certificate.
+    pub identity: Option<String>,
+    /// Who peers have to be, by underlay address.
+    pub identities: BTreeMap<IpAddr, String>,
     /// Proposals; none: ours.
     pub proposals: Vec<String>,
     /// Seconds after which an SA is replaced.
@@ -69,6 +94,7 @@ pub struct Connection {
     dpd_seconds: u16,
     idle_seconds: u32,
     in_udp: bool,
+    proof: Proof,
 }
 
 /// Everything of ours in the daemon: wanted, or found there.
@@ -78,6 +104,8 @@ pub struct Loaded {
     pub connections: BTreeMap<String, Option<Connection>>,
     /// Keys by id; `None`: as above.
     pub keys: BTreeMap<String, Option<Secret>>,
+    /// Keys of our certificates, by network.
+    pub private: BTreeMap<String, PrivateKey>,
 }
 
 /// A change of what the daemon holds.
@@ -85,12 +113,16 @@ pub struct Loaded {
 pub enum Step {
     /// Load or replace a key.
     PutKey(String, Secret),
+    /// Load or replace the key of a certificate.
+    PutPrivate(String, PrivateKey),
     /// Load or replace a connection.
     PutConnection(String, Connection),
     /// Unload a key.
     DropKey(String),
     /// Unload a connection.
     DropConnection(String),
+    /// Unload the key of a certificate.
+    DropPrivate(String),
 }
 
 /// Name of the connection with a peer; `None`: with all who come.
@@ -122,6 +154,15 @@ pub fn wanted(all: &[Protection]) -> Loaded {
             rekey_seconds: it.rekey_seconds,
             dpd_seconds: it.dpd_seconds,
             in_udp: it.in_udp,
+            proof: match &it.certificate {
+                None => Proof::Psk,
+                Some(certificate) => Proof::Certificate {
+                    own: certificate.own.clone(),
+                    roots: certificate.roots.clone(),
+                    local: it.identity.clone(),
+                    remote: remote.and_then(|remote| it.identities.get(&remote).cloned()),
+                },
+            },
             idle_seconds: match remote {
                 Some(peer) if !it.hubs.contains(&peer) => IDLE_SECONDS,
                 _ => 0,
@@ -132,6 +173,9 @@ pub fn wanted(all: &[Protection]) -> Loaded {
         }
         for peer in &it.peers {
             loaded.connections.insert(name(&it.network, Some(*peer)), Some(of(Some(*peer))));
+        }
+        if let Some(certificate) = &it.certificate {
+            loaded.private.insert(it.network.clone(), certificate.key.clone());
         }
         for (i, key) in it.keys.iter().enumerate() {
             loaded.keys.insert(format!("{PREFIX}{}-{i}", it.network), Some(key.clone()));
@@ -150,6 +194,11 @@ pub fn steps(wanted: &Loaded, found: &Loaded) -> Vec<Step> {
         let keys = wanted.keys.iter().filter_map(|(id, key)| Some((id, key.as_ref()?)));
         steps.extend(keys.map(|(id, key)| Step::PutKey(id.clone(), key.clone())));
     }
+    for (network, key) in &wanted.private {
+        if found.private.get(network) != Some(key) {
+            steps.push(Step::PutPrivate(network.clone(), key.clone()));
+        }
+    }
     for (name, connection) in &wanted.connections {
         if let Some(new) = connection
             && found.connections.get(name) != Some(connection)
@@ -161,6 +210,8 @@ pub fn steps(wanted: &Loaded, found: &Loaded) -> Vec<Step> {
     steps.extend(stale.cloned().map(Step::DropConnection));
     let stale = found.keys.keys().filter(|id| !wanted.keys.contains_key(*id));
     steps.extend(stale.cloned().map(Step::DropKey));
+    let stale = found.private.keys().filter(|network| !wanted.private.contains_key(*network));
+    steps.extend(stale.cloned().map(Step::DropPrivate));
     steps
 }
 
@@ -180,7 +231,7 @@ impl Connection {
         if self.idle_seconds > 0 {
             child = child.with("inactivity", seconds(self.idle_seconds));
         }
-        let psk = || Message::new().with("auth", "psk");
+        let (ours, theirs) = self.proof.sections();
         let connection = Message::new()
             .with("version", "2")
             .with_list("local_addrs", [self.local.to_string()])
@@ -193,10 +244,43 @@ impl Connection {
             .with("encap", if self.in_udp { "yes" } else { "no" })
             .with("dpd_delay", seconds(self.dpd_seconds.into()))
             .with("rekey_time", seconds(self.rekey_seconds))
-            .with_section("local", psk())
-            .with_section("remote", psk())
+            .with_section("local", ours)
+            .with_section("remote", theirs)
             .with_section("children", Message::new().with_section(CHILD, child));
         Message::new().with_section(name, connection)
+    }
+}
+
+impl Proof {
+    /// What both ends have to show: we, and the other.
+    fn sections(&self) -> (Message, Message) {
+        match self {
+            Self::Psk => (Message::new().with("auth", "psk"), Message::new().with("auth", "psk")),
+            Self::Certificate { own, roots, local, remote } => {
+                let pubkey = |id: &Option<String>| {
+                    let message = Message::new().with("auth", "pubkey");
+                    // Without one it is the subject of the certificate, and anybody.
+                    match id {
+                        Some(id) => message.with("id", id),
+                        None => message,
+                    }
+                };
+                // Roots by connection: what else the daemon trusts is of no use to whoever comes.
+                (pubkey(local).with_list("certs", [own]), pubkey(remote).with_list("cacerts", roots))
+            }
+        }
+    }
+}
+
+impl PrivateKey {
+    /// One of a kind that the daemon knows, as DER.
+    pub fn new(kind: &'static str, der: &[u8]) -> Self {
+        Self { kind, der: Secret(der.to_vec()) }
+    }
+
+    /// The argument of `load-key`.
+    pub fn message(&self) -> Message {
+        Message::new().with("type", self.kind).with("data", &self.der.0)
     }
 }
 
@@ -259,8 +343,14 @@ pub enum Stage {
 /// Why IKE with a peer does not come up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IkeTrouble {
-    /// The keys differ.
+    /// The keys differ, or the other end does not take our certificate.
     Key,
+    /// Its certificate is from none of our roots.
+    Authority,
+    /// It shows no good certificate of the one whom it says, or has, to be.
+    Identity,
+    /// Its certificate has expired, is not valid yet, or was revoked.
+    Invalid,
     /// The proposals have nothing in common, or the peer has no connection for us.
     Proposal,
     /// It does not answer.
@@ -273,6 +363,12 @@ impl IkeTrouble {
         let says = |texts: &[&str]| texts.iter().any(|text| line.contains(text));
         if says(&["AUTHENTICATION_FAILED", "MAC mismatched"]) {
             Some(Self::Key)
+        } else if says(&["certificate invalid (valid from", "certificate was revoked"]) {
+            Some(Self::Invalid)
+        } else if says(&["no issuer certificate found", "is not trusted", "peer not authenticated by CA"]) {
+            Some(Self::Authority)
+        } else if line.contains("no trusted ") || line.contains("constraint check failed: identity") {
+            Some(Self::Identity)
         } else if says(&["NO_PROPOSAL_CHOSEN", "proposals unacceptable"]) {
             Some(Self::Proposal)
         } else if says(&["giving up after", "retransmit 1 of request", "retransmit 2 of request"]) {
@@ -346,6 +442,9 @@ mod tests {
             peers: [hub, "203.0.113.2".parse().unwrap()].into(),
             hubs: [hub].into(),
             keys: vec![Secret(b"new-key".to_vec()), Secret(b"old-key".to_vec())],
+            certificate: None,
+            identity: None,
+            identities: BTreeMap::new(),
             proposals: Vec::new(),
             rekey_seconds: 3600,
             dpd_seconds: 10,
@@ -471,6 +570,14 @@ mod tests {
             ("received NO_PROPOSAL_CHOSEN notify error", Some(IkeTrouble::Proposal)),
             ("giving up after 5 retransmits", Some(IkeTrouble::Silence)),
             ("retransmit 1 of request with message ID 0", Some(IkeTrouble::Silence)),
+            ("no issuer certificate found for \"CN=west\"", Some(IkeTrouble::Authority)),
+            ("constraint check failed: peer not authenticated by CA 'CN=one'", Some(IkeTrouble::Authority)),
+            ("constraint check failed: identity 'hub1' required ", Some(IkeTrouble::Identity)),
+            ("no trusted ECDSA public key found for 'hub1'", Some(IkeTrouble::Identity)),
+            (
+                "subject certificate invalid (valid from Jan 01 00:00:00 2020 to Jan 02 00:00:00 2020)",
+                Some(IkeTrouble::Invalid),
+            ),
             ("IKE_SA dmvpn-x[1] established", None),
         ] {
             assert_eq!(IkeTrouble::of(line), want, "{line}");

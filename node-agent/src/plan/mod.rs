@@ -6,6 +6,7 @@
 //! restart.
 
 pub mod adopt;
+pub mod certificate;
 pub mod diff;
 pub mod ipsec;
 pub mod nhrp;

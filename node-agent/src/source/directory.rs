@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use compile::{Allocated, Inputs, NodeFacts};
 use crds::Reason;
-use crds::endpoint::DmvpnEndpointSpec;
+use crds::endpoint::{DmvpnEndpointSpec, EndpointCertificate};
 use crds::network::SecretRef;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -23,6 +23,7 @@ use view::Problem;
 
 use super::last_good::{LastGood, Saved};
 use super::{Desired, DesiredEndpoint};
+use crate::plan::certificate::Certificate;
 use crate::plan::ipsec::Secret;
 
 /// Changes are gathered for this long: editors and `cp` make several.
@@ -33,6 +34,12 @@ const PATROL: Duration = Duration::from_secs(5);
 const PASSWORD_KEY: &str = "password";
 /// The same of a pre-shared key.
 const PSK_KEY: &str = "psk";
+/// The same of roots.
+const CA_KEY: &str = "ca.crt";
+/// Keys of a Secret with a certificate.
+const CERTIFICATE_KEY: &str = "tls.crt";
+/// As above.
+const PRIVATE_KEY: &str = "tls.key";
 /// Addresses that were allocated, in the state directory.
 const ALLOCATED: &str = "addresses.json";
 /// Objects that worked last, in the state directory.
@@ -155,10 +162,12 @@ impl Reader {
         for endpoint in compiled.endpoints.into_iter().filter(|e| e.spec.node_name == self.options.node) {
             let network = endpoint.spec.network.clone();
             match secrets(&endpoint.spec, &objects.secrets) {
-                Ok((passwords, keys)) => {
-                    let keys = keys.into_iter().map(Secret).collect();
+                Ok(Credentials { passwords, keys, certificate }) => {
                     let spec = endpoint.spec;
-                    endpoints.insert(network, DesiredEndpoint { spec, passwords, keys, origin: None });
+                    endpoints.insert(
+                        network,
+                        DesiredEndpoint { spec, passwords, keys, certificate, origin: None },
+                    );
                 }
                 Err(missing) => {
                     problems.push(missing);
@@ -281,16 +290,47 @@ pub(super) fn problem(object: String, field: &str, reason: Reason, message: impl
 /// Values of Secrets, in the order of the references.
 type Values = Vec<Vec<u8>>;
 
-/// Passwords and pre-shared keys of an endpoint, each in the order of its references.
+/// What an endpoint's Secrets hold, each list in the order of its references.
+struct Credentials {
+    passwords: Values,
+    keys: Vec<Secret>,
+    certificate: Option<Arc<Certificate>>,
+}
+
+/// The Secrets of an endpoint.
 fn secrets(
     spec: &DmvpnEndpointSpec,
     secrets: &BTreeMap<String, super::last_good::SecretData>,
-) -> Result<(Values, Values), Problem> {
+) -> Result<Credentials, Problem> {
     let passwords = &spec.nhrp.authentication_secret_refs;
     let passwords = values(spec, "spec.nhrp.authenticationSecretRefs", passwords, PASSWORD_KEY, secrets)?;
     let keys = spec.ipsec.as_ref().map(|it| it.psk_secret_refs.as_slice()).unwrap_or_default();
     let keys = values(spec, "spec.ipsec.authentication.pskSecretRefs", keys, PSK_KEY, secrets)?;
-    Ok((passwords, keys))
+    let keys = keys.into_iter().map(Secret).collect();
+    let certificate = spec.ipsec.as_ref().and_then(|it| it.certificate.as_ref());
+    let certificate = certificate.map(|it| certificates(spec, it, secrets)).transpose()?;
+    Ok(Credentials { passwords, keys, certificate })
+}
+
+/// The node's own certificate with its key, and the roots.
+fn certificates(
+    spec: &DmvpnEndpointSpec,
+    settings: &EndpointCertificate,
+    secrets: &BTreeMap<String, super::last_good::SecretData>,
+) -> Result<Arc<Certificate>, Problem> {
+    const FIELD: &str = "spec.ipsec.authentication.certificate";
+    let roots = values(spec, &format!("{FIELD}.caSecretRefs"), &settings.ca_secret_refs, CA_KEY, secrets)?;
+    let name = &settings.secret_ref.name;
+    let list = format!("{FIELD}.secretRef");
+    let own = |key: &str| {
+        let reference = SecretRef { name: name.clone(), key: Some(key.to_owned()) };
+        values(spec, &list, &[reference], key, secrets).map(|values| values.concat())
+    };
+    Certificate::read(&own(CERTIFICATE_KEY)?, &own(PRIVATE_KEY)?, &roots).map(Arc::new).map_err(|why| {
+        let at_fault = if why.starts_with(CA_KEY) { format!("{FIELD}.caSecretRefs") } else { list };
+        let object = format!("DmvpnNetwork/{}", spec.network);
+        problem(object, &at_fault, Reason::CertificateUnusable, format!("{at_fault}: {why}"))
+    })
 }
 
 fn values(

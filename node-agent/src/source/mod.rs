@@ -7,10 +7,13 @@ pub mod directory;
 pub mod kubernetes;
 mod last_good;
 
+use std::sync::Arc;
+
 use crds::endpoint::DmvpnEndpointSpec;
 use serde::{Deserialize, Serialize};
 use view::Problem;
 
+use crate::plan::certificate::Certificate;
 use crate::plan::ipsec::Secret;
 
 /// Everything that this node should be, and what was wrong with the rest.
@@ -36,6 +39,8 @@ pub struct DesiredEndpoint {
     pub passwords: Vec<Vec<u8>>,
     /// Pre-shared keys for IPsec, in the order of the references.
     pub keys: Vec<Secret>,
+    /// Certificates for IPsec, in the place of keys.
+    pub certificate: Option<Arc<Certificate>>,
     /// The API object that it is from.
     pub origin: Option<Origin>,
 }
@@ -56,6 +61,7 @@ impl std::fmt::Debug for DesiredEndpoint {
             .field("spec", &self.spec)
             .field("passwords", &self.passwords.len())
             .field("keys", &self.keys)
+            .field("certificate", &self.certificate.is_some())
             .field("origin", &self.origin)
             .finish()
     }

@@ -32,7 +32,13 @@ fn endpoint(generation: i64) -> DesiredEndpoint {
         "routing": {"protocol": "NHRP", "metric": 100}
     }));
     let origin = Some(Origin { object: "a".into(), generation });
-    DesiredEndpoint { spec: spec.expect("endpoint"), passwords: vec![], keys: vec![], origin }
+    DesiredEndpoint {
+        spec: spec.expect("endpoint"),
+        passwords: vec![],
+        keys: vec![],
+        certificate: None,
+        origin,
+    }
 }
 
 fn seen(generation: i64) -> Seen {

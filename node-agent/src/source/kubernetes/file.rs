@@ -43,6 +43,7 @@ impl Kept {
             passwords: self.passwords.iter().map(|p| p.0.clone()).collect(),
             // Protected networks are refused in clusters (`compile::support`).
             keys: Vec::new(),
+            certificate: None,
             origin: Some(self.origin.clone()),
         }
     }

@@ -226,7 +226,13 @@ impl Store {
                 None => continue,
             };
             let origin = Some(Origin { object: name.clone(), generation: *generation });
-            held.in_force = Some(DesiredEndpoint { spec: spec.clone(), passwords, keys: Vec::new(), origin });
+            held.in_force = Some(DesiredEndpoint {
+                spec: spec.clone(),
+                passwords,
+                keys: Vec::new(),
+                certificate: None,
+                origin,
+            });
         }
         // What was never in force and is no more leaves no trace.
         self.held.retain(|_, held| held.latest.is_some() || held.in_force.is_some());
