@@ -37,7 +37,7 @@ pub struct Config {
     /// Prefixes behind this node: announced with the registration, and answered for as egress.
     pub subnets: Vec<IpNet>,
     /// What this node reaches by its other tunnels of the same networkId on which it is a hub: their overlays, and what
-    /// is registered there. Told and answered for as `subnets` are, but what a client of ours registers goes first.
+    /// is registered there. Told to clients, and answered for as `subnets` are, but what a client registers goes first.
     pub beside: Vec<IpNet>,
     /// Summaries and default routes that a hub tells in place of what lies inside them.
     pub advertise: Vec<IpNet>,

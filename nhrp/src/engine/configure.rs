@@ -1,5 +1,6 @@
 //! What a changed configuration changes, and no more than that.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
@@ -64,7 +65,6 @@ impl Engine {
         let told = |config: &Config| {
             (
                 config.subnets.clone(),
-                config.beside.clone(),
                 config.holding_time,
                 config.registration_interval,
                 config.unique,
@@ -332,9 +332,11 @@ impl Engine {
     }
 
     fn configure_subnets(&mut self, now: Time, old: &Config, new: &Config) {
-        let behind = |config: &Config| [config.subnets.as_slice(), &config.beside].concat();
+        let behind = |config: &Config| -> BTreeSet<IpNet> {
+            config.subnets.iter().chain(&config.beside).copied().collect()
+        };
         let (before, ours_now) = (behind(old), behind(new));
-        let gone: Vec<_> = before.into_iter().filter(|net| !ours_now.contains(net)).collect();
+        let gone: Vec<_> = before.difference(&ours_now).copied().collect();
         for local in new.local.clone() {
             let told = self.take_requesters(local, |it| gone.iter().any(|net| overlaps(*net, it.prefix)));
             self.purge_prefixes(now, &told);

@@ -1,10 +1,11 @@
 //! Hubs above and below this one: who is one, what each is told, and where a packet goes next.
 //!
 //! What comes from a client, be it a spoke or a hub that registers with us, lies *below*; what an NHS of ours tells
-//! lies *above*. What is below everybody is told; what is above clients alone, never an NHS. Of two hubs that register
-//! with each other each is above the other. So what a hub tells rests only on hubs further down, or on one further up
-//! and then down: as long as nobody is below himself (compile refuses that), no announcement comes back to where it
-//! started and no withdrawn prefix lives on between hubs that believe each other: there is nothing to count to infinity.
+//! lies *above*; what other links of this networkId lead to lies *beside*. What is below everybody is told; what is above
+//! or beside clients alone, never an NHS. Of two hubs that register with each other each is above the other. So what a hub
+//! tells rests only on hubs further down, or on one further up and then down: as long as nobody is below himself (compile
+//! refuses that), no announcement comes back to where it started and no withdrawn prefix lives on between hubs that
+//! believe each other: there is nothing to count to infinity.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -107,10 +108,9 @@ impl Engine {
             |(_, it): &(&IpAddr, &Binding)| matches!(it.source, Source::Registered | Source::Static);
         let hosts = self.bindings.iter().filter(is_client).map(|(host, _)| (IpNet::from(*host), Some(*host)));
         let below = self.prefixes.iter().map(|(net, owner)| (net, Some(owner.via)));
-        let beside = self.config.beside.iter().map(|net| (net.trunc(), None));
         let own = self.config.subnets.iter().map(|net| (net.trunc(), None));
         // Who is registered here is here, whoever else has it too.
-        let all: BTreeMap<_, _> = beside.chain(below).chain(hosts).chain(own).collect();
+        let all: BTreeMap<_, _> = below.chain(hosts).chain(own).collect();
         let ours = all.into_iter().filter(|(_, via)| via.is_none_or(|via| !self.is_nhs_overlay(via)));
         // A default route, and what else has all of the overlay in it, is for those below alone.
         let holds_all = |net: IpNet| self.config.overlay.iter().any(|overlay| net.contains(overlay));
@@ -148,9 +148,7 @@ impl Engine {
             let list = if local.is_ipv4() { v4 } else { v6 };
             return list.iter().map(|(net, _)| *net).collect();
         }
-        let own = &self.config.subnets;
-        let beside = self.config.beside.iter().filter(|net| !own.contains(net));
-        let family = own.iter().chain(beside).filter(|net| net.addr().is_ipv4() == local.is_ipv4());
+        let family = self.config.subnets.iter().filter(|net| net.addr().is_ipv4() == local.is_ipv4());
         family.map(IpNet::trunc).collect()
     }
 

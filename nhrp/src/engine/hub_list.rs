@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::snapshot::Source;
 use super::{Engine, Time};
 use crate::wire::{HUBS_HEADER, HubChunk, HubEntry, HubNbma, hub_flags};
 
@@ -44,23 +45,34 @@ impl Engine {
 
     /// Clients hear that there is another list: with their prefixes.
     pub(crate) fn hub_list_changed(&mut self, now: Time) {
+        self.vacate_hubs(now);
         self.announcer.generation = self.announcer.generation.wrapping_add(1);
         self.list_changed(now);
     }
 
-    /// The hub of the network that has this overlay address, if it is not at `from`: even where it does not register
-    /// with us, nobody else may have its address.
+    /// The hub of the network that has this overlay address, if it is not at `from`: nobody else may have the address
+    /// of a hub that does not register with us. One that does may come from elsewhere (another uplink), and for one at
+    /// a host name who knows its address? Those are treated as any spoke is.
     pub(crate) fn hub_elsewhere(&self, overlay: IpAddr, from: IpAddr) -> Option<&str> {
         let entry = self.config.hub_list.iter().find(|entry| entry.overlay.contains(&overlay))?;
-        let is_there = |place: &HubNbma| match place {
+        let child = self.config.child_hubs.iter().any(|hub| hub.overlay.contains(&overlay));
+        let open = |place: &HubNbma| match place {
             HubNbma::Address(address) => *address == from,
-            HubNbma::Name(name) => {
-                self.config.names.iter().any(|(it, all)| it == name && all.contains(&from))
-            }
+            HubNbma::Name(_) => true,
         };
-        let mut children = self.config.child_hubs.iter().filter(|hub| hub.overlay.contains(&overlay));
-        let here = entry.nbma.iter().any(is_there) || children.any(|hub| hub.nbma.contains(&from));
-        (!here).then_some(&entry.name)
+        (!child && !entry.nbma.iter().any(open)).then_some(&entry.name)
+    }
+
+    /// Those who took the address of a hub before it was known to be one lose it.
+    fn vacate_hubs(&mut self, now: Time) {
+        let entries = self.config.hub_list.iter().flat_map(|entry| &entry.overlay);
+        let taken = entries.filter(|overlay| {
+            let binding = self.bindings.get(*overlay).filter(|it| it.source == Source::Registered);
+            binding.is_some_and(|it| self.hub_elsewhere(**overlay, it.nbma).is_some())
+        });
+        for overlay in taken.copied().collect::<Vec<_>>() {
+            self.unbind(now, overlay);
+        }
     }
 
     /// Whether this hub hands its clients on: it takes no new ones, as long as there is another hub for them.

@@ -55,15 +55,12 @@ fn who_registers_here_goes_before_what_is_beside() {
 }
 
 #[test]
-fn a_gateway_registers_what_is_beside() {
-    // Number 2 is a client here and a hub on its other link.
+fn no_hub_is_told_what_is_beside() {
+    // Numbers 2 and 11 are clients here, and hubs on their other links: what they tell upwards is theirs alone.
     let mut sim = Net::new(3);
-    sim.add(hub(1));
+    sim.add(Config { child_hubs: vec![child_hub(2)], ..hub(1) });
+    sim.add(with(&OTHER, Config { nhs: vec![nhs(1)], ..hub(2) }));
     sim.add(with(&OTHER, spoke(11, &["10.11.0.0/24"])));
     sim.run(1000);
-    let mut all = vec![net("10.11.0.0/24"), net(OTHER[1]), net(OTHER[0])];
-    all.sort_unstable();
-    assert_eq!(routes(&sim, HUB, RouteKind::Registered), all);
-    // It is no route of its own: it has one by its other link.
-    assert_eq!(routes(&sim, A, RouteKind::Announced), []);
+    assert_eq!(routes(&sim, HUB, RouteKind::Registered), [net("10.11.0.0/24")]);
 }

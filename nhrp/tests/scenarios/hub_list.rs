@@ -59,36 +59,45 @@ fn fixed_hubs_are_all_and_what_is_told_of_them_counts() {
 #[test]
 fn a_hubs_address_is_nobody_elses() {
     let mut sim = Net::new(57);
-    // Hubs 1 and 3 do not register with each other; nor does hub 2, at a host name.
-    let named = HubEntry { nbma: vec![HubNbma::Name("hub2.example".into())], ..entry(2) };
-    let list = [entry(1), named, entry(3)];
-    let names = vec![("hub2.example".to_owned(), vec![nbma(2)])];
-    let h = sim.add(Config { names, ..telling(1, &list) });
-    for (thief, of, at) in [(11, 3, nbma(66)), (12, 2, nbma(67))] {
-        let s = sim.add(Config {
-            local: vec![overlay(of)],
-            nbma: Some(at),
-            fixed_hubs: true,
-            ..spoke(thief, NO_LAN)
-        });
-        sim.run(3_000);
-        assert!(!sim.registered(s) && !is_registered(&sim, h, of));
-        let told = format!("the address belongs to hub hub{of}, which is elsewhere");
-        let refused = |event: &Event| {
-            matches!(event, Event::RegistrationRefused { reason, nbma, code: CieCode::AlreadyRegistered, .. }
-                if *reason == told && *nbma == at)
-        };
-        assert!(sim.has_event(h, refused));
-    }
-    // The hub itself may.
-    let s = sim.add(Config {
-        local: vec![overlay(2)],
-        nbma: Some(nbma(2)),
+    // Hubs 1 and 3 do not register with each other.
+    let h = sim.add(telling(1, &[entry(1), entry(3)]));
+    let thief = |at: u32, of: u32| Config {
+        local: vec![overlay(of)],
+        nbma: Some(nbma(at)),
         fixed_hubs: true,
-        ..spoke(13, NO_LAN)
-    });
+        ..spoke(11, NO_LAN)
+    };
+    let s = sim.add(thief(66, 3));
+    sim.run(3_000);
+    assert!(!sim.registered(s) && !is_registered(&sim, h, 3));
+    let refused = |event: &Event| {
+        matches!(event, Event::RegistrationRefused { reason, code: CieCode::AlreadyRegistered, .. }
+            if reason == "the address belongs to hub hub3, which is elsewhere")
+    };
+    assert!(sim.has_event(h, refused));
+    // Hub 2 is not there yet; when it comes, he who has its address loses it.
+    let s = sim.add(thief(67, 2));
     sim.run(3_000);
     assert!(sim.registered(s) && is_registered(&sim, h, 2));
+    tell(&mut sim, h, &[entry(1), entry(2), entry(3)]);
+    assert!(!is_registered(&sim, h, 2));
+    sim.run(30_000);
+    assert!(!is_registered(&sim, h, 2));
+}
+
+#[test]
+fn hubs_that_register_may_come_from_elsewhere() {
+    // A second uplink, and a name that is not resolved (yet).
+    let mut sim = Net::new(56);
+    let named = HubEntry { nbma: vec![HubNbma::Name("hub3.example".into())], ..entry(3) };
+    let above = Config { child_hubs: vec![child_hub(2)], ..telling(1, &[entry(1), entry(2), named]) };
+    let h = sim.add(above);
+    for (number, at) in [(2, 62), (3, 63)] {
+        let below = Config { nbma: Some(nbma(at)), nhs: vec![nhs(1)], fixed_hubs: true, ..hub(number) };
+        let below = sim.add(below);
+        sim.run(3_000);
+        assert!(sim.registered(below) && is_registered(&sim, h, number), "hub{number}");
+    }
 }
 
 #[test]
