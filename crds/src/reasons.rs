@@ -153,10 +153,10 @@ reasons! {
     InsufficientResources: "The hub's tables are full (code 5).", "Use another hub, or give this one room.";
     ErrorIndication: "The hub answered with an NHRP error.", "See the code in the message and the hub's log.";
     AuthenticationFailed: "The NHRP password is wrong or missing.", "Use the same authenticationSecretRefs on both.";
-    KeyMismatchSuspected: "The hub's host takes GRE, but has no tunnel with this key.",
+    KeyMismatchSuspected: "The hub's host has no tunnel with this key, or none at all.",
         "Use the same tunnel.key, and see whether the hub's tunnel is there.";
-    GreBlocked: "The hub's host answers ping, but nothing comes back from it by GRE: a firewall or a NAT drops it.",
-        "Let GRE (IP protocol 47) pass both ways on the whole path. Over IPv6 another tunnel.key looks the same.";
+    GreBlocked: "The hub's host answers ping, but nothing comes back by GRE: it is dropped, or the hub does not know us.",
+        "Let GRE (IP protocol 47) pass both ways; see whether the hub's agent runs and tunnel.key is the same.";
     KeepaliveLost: "The other end of a point-to-point tunnel sends no keepalive back.",
         "See whether it is up, answers keepalives, and GRE (IP protocol 47) with the same key passes both ways.";
     Forwarding: "Packets pass through the node.", "Nothing to do.";

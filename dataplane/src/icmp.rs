@@ -15,6 +15,9 @@ use crate::{Error, sys};
 const MESSAGE: usize = 576;
 const GRE: u8 = 47;
 const UNREACHABLE: u8 = 3;
+/// The host has no GRE at all, …
+const PROTOCOL: u8 = 2;
+/// … or no tunnel with this key.
 const PORT: u8 = 3;
 /// GRE flags (RFC 2784, RFC 2890).
 const CHECKSUM: u16 = 0x8000;
@@ -93,7 +96,7 @@ fn parse(packet: &[u8]) -> Option<GreRefused> {
     let (outer, icmp) = header(packet)?;
     let (fixed, quoted) = icmp.split_first_chunk::<8>()?;
     let [kind, code, ..] = *fixed;
-    if (kind, code) != (UNREACHABLE, PORT) {
+    if kind != UNREACHABLE || !matches!(code, PROTOCOL | PORT) {
         return None;
     }
     let (inner, gre) = header(quoted)?;

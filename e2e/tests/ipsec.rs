@@ -77,7 +77,8 @@ fn no_clear_gre_from_the_first_packet_to_the_last() {
         let lost = Ping::start(&a.host, overlay::HUB.into(), 5, TEN_MS)?.finish()?;
         ensure!(lost.replies.is_empty(), "{lost}");
         ensure!(dropped(&a.host, "guard_out")? > 0, "nothing was dropped");
-        let _others = [Charon::start(&hub.host)?, Charon::start(&b.host)?];
+        let _of_hub = Charon::start(&hub.host)?;
+        let of_b = Charon::start(&b.host)?;
         let mut of_a = Charon::start(&a.host)?;
         for agent in [&overlay.branch_a, &overlay.branch_b] {
             agent.wait_until_up(NETWORK, SOON)?;
@@ -132,6 +133,13 @@ fn no_clear_gre_from_the_first_packet_to_the_last() {
         wait::until(SOON, "branch-b to be without a tunnel", || {
             let links = b.host.run(&["ip", "-br", "link"])? + &b.host.run(&["nft", "list", "tables"])?;
             wait::ensure(!links.contains(TUNNEL) && !links.contains("dmvpn_"), || links)
+        })?;
+        wait::until(Duration::from_secs(5), "the IKE daemon of branch-b to hold nothing", || {
+            let connections = of_b.call("get-conns", Message::new())?;
+            let keys = of_b.call("get-shared", Message::new())?;
+            let held = [connections.list("conns"), keys.list("keys")].concat();
+            let sas = b.host.run(&["ip", "xfrm", "state"])?;
+            wait::ensure(held.is_empty() && !sas.contains("proto esp"), || format!("{held:?}, {sas}"))
         })?;
         branches.overlay.branch_a.stop()?;
         println!("purged: {}", branches::purge(&branches.overlay.branch_a)?);

@@ -11,6 +11,8 @@ use e2e::{ring3, wait};
 const SOON: Duration = Duration::from_secs(20);
 /// A dead hub is left within 3 s; its spokes are forgotten with their holding time of 10 s.
 const LEFT: Duration = Duration::from_secs(16);
+/// On a busy machine.
+const BACK: Duration = Duration::from_secs(2);
 const TEN_MS: Duration = Duration::from_millis(10);
 
 /// Network number `n` (key, third octet of the overlay), with the hub at its site's address.
@@ -102,8 +104,12 @@ fn the_second_network_takes_over() {
             ensure!(routes == expected, "{routes:?}");
             Ok(())
         })?;
-        let registered = routes(&hub, &prefix)?;
-        ensure!(registered == [("dm-blue".to_owned(), 99), ("dm-red".to_owned(), 103)], "{registered:?}");
+        wait::until(SOON, "both routes at the hub", || {
+            let registered = routes(&hub, &prefix)?;
+            let expected = [("dm-blue".to_owned(), 99), ("dm-red".to_owned(), 103)];
+            ensure!(registered == expected, "{registered:?}");
+            Ok(())
+        })?;
         let steady = on_a.host().sh("timeout 3 ip monitor route || true")?;
         ensure!(!steady.contains(&prefix), "routes come and go: {steady}");
 
@@ -118,14 +124,19 @@ fn the_second_network_takes_over() {
         until_way(&on_b, &lan_a, "dev dm-red", LEFT)?;
         let moved = ping.so_far().sent;
         ping.wait_for_reply(moved + 50, LEFT)?;
+        let report = ping.stop()?;
+        println!("over to the second network: {report}, longest gap {:?}", report.longest_gap());
+        ensure!(report.longest_gap() < LEFT, "{report}");
+        // The way back is there before it is used.
+        let ping = Ping::start(&a.lan, b.lan_host().into(), 20_000, TEN_MS)?;
         scene.isp.run(&["nft", "delete", "table", "inet", "cut"])?;
         until_way(&on_a, &lan_b, "dev dm-blue", Duration::from_secs(40))?;
         until_way(&on_b, &lan_a, "dev dm-blue", SOON)?;
         let back = ping.so_far().sent;
         ping.wait_for_reply(back + 50, SOON)?;
         let report = ping.stop()?;
-        println!("over to the second network and back: {report}, longest gap {:?}", report.longest_gap());
-        ensure!(report.longest_gap() < LEFT, "{report}");
+        println!("and back: {report}, longest gap {:?}", report.longest_gap());
+        ensure!(report.longest_gap() < BACK, "{report}");
         Ok(())
     });
 }
@@ -138,7 +149,7 @@ fn networks_of_one_id_know_of_each_other() {
         let scene = Scene::build(lab)?;
         let (north, south) = (network("north", 1, 7), network("south", 2, 7));
         let (a, b) = (scene.site("branch-a")?, scene.site("branch-b")?);
-        let hub = Agent::start(
+        let mut hub = Agent::start(
             &scene.site("hub")?.host,
             &["dmvpn.io/hub=hub1"],
             &files(&[("north", north.clone()), ("south", south.clone())]),
@@ -172,6 +183,14 @@ fn networks_of_one_id_know_of_each_other() {
         }
         Ping::start(&a.lan, b.lan_host().into(), 100, TEN_MS)?.finish()?.ensure_nothing_lost()?;
         Ping::start(&b.lan, a.lan_host().into(), 100, TEN_MS)?.finish()?.ensure_nothing_lost()?;
+        // A hub whose agent dies and comes back tells them nothing else.
+        let ping = Ping::start(&a.lan, b.lan_host().into(), 500, TEN_MS)?;
+        hub.kill()?;
+        hub.restart()?;
+        for network in ["north", "south"] {
+            hub.wait_until_up(network, SOON)?;
+        }
+        ping.finish()?.ensure_nothing_lost()?;
         // What comes and goes in one is told in the other.
         on_b.write("spoke.yaml", &spoke("south", "branch-b", "10.255.2.12", "10.77.0.0/24"))?;
         until_way(&on_a, "10.77.0.5", "dev dm-north", SOON)?;

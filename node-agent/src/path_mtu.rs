@@ -46,10 +46,11 @@ impl PathMtus {
         due
     }
 
-    /// Notes what was found; whether that is news.
-    pub fn note(&mut self, hub: IpAddr, found: Option<Found>, now: Time) -> bool {
-        let Some(seen) = self.0.get_mut(&hub) else { return false };
-        let good = found.is_none_or(|found| found.mtu >= seen.tunnel);
+    /// Notes what was found with a tunnel of this MTU; whether that is news.
+    pub fn note(&mut self, hub: IpAddr, tunnel: u32, found: Option<Found>, now: Time) -> bool {
+        let Some(seen) = self.0.get_mut(&hub).filter(|seen| seen.tunnel == tunnel) else { return false };
+        // Who has never answered a ping may be one who answers none.
+        let good = found.or(seen.found).is_none_or(|found| found.mtu >= seen.tunnel);
         seen.next = now.after(if good { GOOD_MS } else { SHORT_MS });
         // Who answers no ping at the moment is no other path.
         let found = found.or(seen.found);
@@ -86,17 +87,19 @@ mod tests {
         let mut paths = PathMtus::default();
         assert_eq!(paths.due(&[hub], 1400, Time(1)), [hub]);
         assert!(paths.due(&[hub], 1400, Time(2)).is_empty(), "it is being measured");
-        assert!(paths.note(hub, Some(Found { mtu: 1400, said: true }), Time(10)));
+        assert!(paths.note(hub, 1400, Some(Found { mtu: 1400, said: true }), Time(10)));
         assert_eq!((paths.least(), paths.hole()), (Some(1400), None));
         assert!(paths.due(&[hub], 1400, Time(59_000)).is_empty());
         assert_eq!(paths.due(&[hub], 1400, Time(60_010)), [hub]);
-        assert!(paths.note(hub, Some(Found { mtu: 1272, said: false }), Time(60_020)));
+        assert!(paths.note(hub, 1400, Some(Found { mtu: 1272, said: false }), Time(60_020)));
         assert_eq!((paths.least(), paths.hole()), (Some(1272), Some((hub, 1272))));
         assert_eq!(paths.next(), Some(Time(70_020)));
         assert_eq!(paths.due(&[hub], 1400, Time(70_020)), [hub]);
-        assert!(!paths.note(hub, None, Time(70_030)), "no answer at all is no news");
+        assert!(!paths.note(hub, 1400, None, Time(70_030)), "no answer at all is no news");
         assert_eq!(paths.due(&[hub], 1272, Time(70_040)), [hub]);
         assert_eq!((paths.least(), paths.hole()), (None, None));
+        assert!(!paths.note(hub, 1400, Some(Found { mtu: 1272, said: false }), Time(70_045)), "it is late");
+        assert_eq!(paths.hole(), None);
         assert!(paths.due(&[], 1272, Time(70_050)).is_empty() && paths.next().is_none());
     }
 }

@@ -12,6 +12,7 @@ use tracing::info;
 
 use crate::agent::{Agent, Identity, Inlets, Stop};
 use crate::args::{ClusterArgs, RunArgs};
+use crate::plan::pins;
 use crate::plan::wanted::ALIAS_PREFIX;
 use crate::source::Desired;
 use crate::summary::Summary;
@@ -162,7 +163,8 @@ pub async fn purge(args: &RunArgs) -> anyhow::Result<()> {
     let ours: Vec<_> = observed.links.iter().filter(|l| l.alias.starts_with(ALIAS_PREFIX)).collect();
     let mut ops: Vec<_> = ours.iter().map(|l| Op::DeleteLink { index: l.index }).collect();
     let unreachable = observed.routes.iter().filter(|r| r.target == Target::Unreachable);
-    ops.extend(unreachable.cloned().map(Op::DeleteRoute));
+    let pinned = observed.routes.iter().filter(|r| pins::is_pin(r, &observed));
+    ops.extend(unreachable.chain(pinned).cloned().map(Op::DeleteRoute));
     let mut failed = 0;
     for (op, result) in ops.iter().zip(kernel.apply(&ops).await) {
         if let Err(error) = result {

@@ -31,8 +31,8 @@ pub struct TunnelSummary {
     pub interface: Option<Trouble>,
     /// What keeps packets from passing through the host; `None`: nothing that is known of.
     pub hindrance: Option<Trouble>,
-    /// The longest packet that gets through the tunnel to each hub, as measured.
-    pub path_mtu: Option<u32>,
+    /// The longest packet that gets through the tunnel to each hub, where that is less than its MTU.
+    pub short_path: Option<u32>,
     /// It withdraws and will be taken away.
     pub leaving: bool,
     /// Overlay addresses.
@@ -61,7 +61,7 @@ impl TunnelSummary {
             nbma: local.filter(|_| interface.is_none()),
             interface,
             hindrance: tunnel.hindrance.clone(),
-            path_mtu: tunnel.path_mtus.least(),
+            short_path: tunnel.short_path(),
             leaving: is_leaving(tunnel),
             peers,
             external,
@@ -74,7 +74,7 @@ impl TunnelSummary {
             && tunnel.addresses().eq(self.addresses.iter().copied())
             && is_leaving(tunnel) == self.leaving
             && tunnel.hindrance == self.hindrance
-            && tunnel.path_mtus.least() == self.path_mtu
+            && tunnel.short_path() == self.short_path
             && self.interface.is_none() == has_interface(tunnel)
             && (self.interface.is_some() || tunnel.wanted.as_ref().map(|w| w.link.local) == self.nbma)
     }

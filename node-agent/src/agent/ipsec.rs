@@ -17,7 +17,7 @@ use crate::clock;
 use crate::drivers::ipsec::IpsecDriver;
 use crate::guarded::Packet;
 use crate::ladder::Trouble;
-use crate::plan::ipsec::{self, Protection};
+use crate::plan::ipsec::{self, Protection, Wish};
 use crate::plan::nhrp::nbma_addresses;
 use crate::tunnel::Tunnel;
 
@@ -32,7 +32,18 @@ impl Agent {
         }
         let driver =
             self.ipsec.get_or_insert_with(|| IpsecDriver::start(&self.identity.vici, self.to_sas.clone()));
-        driver.want(ipsec::wanted(&all));
+        // What this agent had and has no more has said farewell; of others it may not have heard yet.
+        let asked = |network: &String| self.desired.removals.iter().any(|r| r.spec.network == *network);
+        let over = |network: &&String| {
+            !self.tunnels.contains_key(*network) && (self.met.contains(*network) || asked(network))
+        };
+        let over = self.sas.held.iter().filter(over).cloned().collect();
+        driver.want(Wish { loaded: ipsec::wanted(&all), over });
+    }
+
+    /// Whether the IKE daemon, as far as it can be asked, holds something of a network.
+    pub(super) fn is_held(&self, network: &str) -> bool {
+        self.ipsec.is_some() && self.sas.away.is_none() && self.sas.holds(network)
     }
 
     /// The network that IKE is spoken for. One on a node: of two keys for all who come nothing says which is whose.
@@ -54,6 +65,9 @@ impl Agent {
     /// The IKE daemon came, went, or has other SAs.
     pub(super) async fn sas_changed(&mut self) {
         let now = clock::now();
+        if self.desired.removals.iter().any(|r| !self.gone.contains(&r.spec.network)) {
+            self.reconcile_at = now;
+        }
         for (network, tunnel) in &mut self.tunnels {
             if tunnel.spec.ipsec.is_none() {
                 continue;

@@ -41,6 +41,8 @@ use crate::{clock, report, snapshot};
 
 /// A burst of kernel events is gathered for this long before the kernel is dumped and compared, in milliseconds.
 const SETTLE_MS: u64 = 20;
+/// What is registered at one of several links of a networkId is told to the others this often at most, in milliseconds.
+const BESIDE_MS: u64 = 500;
 /// Without any event the kernel is compared this often, in milliseconds.
 const PATROL_MS: u64 = 60_000;
 /// A snapshot is written this long after a change, in milliseconds…
@@ -72,6 +74,8 @@ pub struct Agent {
     tunnels: BTreeMap<String, Tunnel>,
     /// How often what is registered at one of several links of a networkId had changed when the others were told.
     beside_seen: u64,
+    /// When they were told.
+    beside_at: Time,
     /// Networks that had a tunnel since this agent started: what is left of them may go.
     met: BTreeSet<String>,
     names: BTreeMap<String, Vec<IpAddr>>,
@@ -152,6 +156,7 @@ impl Agent {
             desired: Arc::default(),
             tunnels: BTreeMap::new(),
             beside_seen: 0,
+            beside_at: Time(0),
             met: BTreeSet::new(),
             names: BTreeMap::new(),
             resolver: Resolver::new(to_resolved),
@@ -223,7 +228,7 @@ impl Agent {
                 info!("stopped; links, routes and neighbours stay as they are");
             }
             Stop::Leave => {
-                agent.leave(&mut inlets, &mut bursts).await;
+                agent.leave(&mut inlets, &mut bursts, &mut sas).await;
                 info!("stopped; tunnels were taken away");
             }
         }
@@ -297,7 +302,8 @@ impl Agent {
             self.reconcile_at = now;
         }
         if self.beside_changed() {
-            self.reconcile_at = self.reconcile_at.min(now.after(SETTLE_MS));
+            let at = self.beside_at.after(BESIDE_MS).max(now.after(SETTLE_MS));
+            self.reconcile_at = self.reconcile_at.min(at);
         }
         if self.reconcile_at <= now {
             // Set first: a failure in there is tried again.
@@ -443,7 +449,7 @@ impl Agent {
     fn measured(&mut self, measured: &Measured) {
         let now = clock::now();
         let Some(tunnel) = self.tunnels.get_mut(&measured.network) else { return };
-        if tunnel.path_mtus.note(measured.nbma, measured.found, now) {
+        if tunnel.path_mtus.note(measured.nbma, measured.tunnel.into(), measured.found, now) {
             info!(network = measured.network, hub = %measured.nbma, found = ?measured.found, "path MTU");
             // What it hinders is worked out with all the rest.
             self.reconcile_at = now;

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use dataplane::model::{Observed, Target};
 use dataplane::nft;
 use nhrp::Time;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{Agent, Inlets};
 use crate::clock;
 use crate::plan::diff;
+use crate::plan::ipsec::SaState;
 use crate::source::Desired;
 use crate::tunnel::Tunnel;
 
@@ -63,7 +65,7 @@ impl Agent {
                     true
                 }
             };
-            if link || route || table {
+            if link || route || table || self.is_held(network) {
                 self.nft_at = clock::now();
                 self.reconcile_at = clock::now().after(RETRY_MS);
             } else {
@@ -74,15 +76,27 @@ impl Agent {
     }
 
     /// Says farewell to all hubs and takes every tunnel away.
-    pub(super) async fn leave(&mut self, inlets: &mut Inlets, bursts: &mut super::Bursts) {
+    pub(super) async fn leave(
+        &mut self,
+        inlets: &mut Inlets,
+        bursts: &mut super::Bursts,
+        sas: &mut watch::Receiver<Arc<SaState>>,
+    ) {
         let deadline = clock::now().after(LEAVE_MS);
         self.configure(Arc::new(Desired::default()));
-        while !self.tunnels.is_empty() && clock::now() < deadline {
+        let over = |agent: &Self| {
+            agent.tunnels.is_empty() && !agent.met.iter().any(|network| agent.is_held(network))
+        };
+        while !over(self) && clock::now() < deadline {
             self.turn().await;
             let wake = clock::instant(self.next_wake().min(deadline));
             tokio::select! {
                 Some(burst) = bursts.recv() => self.packets(burst),
                 Some(event) = inlets.events.recv() => self.kernel_event(event),
+                Ok(()) = sas.changed() => {
+                    self.sas = sas.borrow_and_update().clone();
+                    self.sas_changed().await;
+                }
                 () = tokio::time::sleep_until(wake) => {}
             }
         }

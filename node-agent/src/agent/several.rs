@@ -1,6 +1,7 @@
 //! Several networks on this node: which metrics each uses, and what those of one networkId tell of each other.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use crds::endpoint::Role;
 use ipnet::IpNet;
@@ -8,6 +9,7 @@ use ipnet::IpNet;
 use super::Agent;
 use crate::plan::several;
 use crate::tunnel::Tunnel;
+use crate::{clock, snapshot};
 
 impl Agent {
     /// Gives each network metrics of its own. One that leaves keeps its own until it has left.
@@ -30,11 +32,13 @@ impl Agent {
     /// Tells each tunnel what the others of its networkId lead to on which this node is a hub.
     pub(super) fn look_beside(&mut self) {
         self.beside_seen = self.beside_changes();
+        self.beside_at = clock::now();
         let mut all = Vec::new();
         for (network, tunnel) in &self.tunnels {
             let others = self.tunnels.iter().filter(|(name, it)| *name != network && is_twin(it, tunnel));
             let mut beside: BTreeSet<IpNet> = BTreeSet::new();
-            for (_, hub) in others.filter(|(_, it)| is_hub(it)) {
+            // A hub tells its spokes; a spoke has nobody to tell.
+            for (name, hub) in others.filter(|(_, it)| is_hub(tunnel) && is_hub(it)) {
                 let spec = &hub.spec;
                 beside.extend(
                     spec.overlay
@@ -42,7 +46,11 @@ impl Agent {
                         .chain(spec.subnets.iter().map(|it| &it.cidr))
                         .map(|cidr| cidr.0.trunc()),
                 );
-                beside.extend(hub.engine.iter().flat_map(nhrp::Engine::registered_prefixes));
+                match &hub.engine {
+                    Some(engine) => beside.extend(engine.registered_prefixes()),
+                    // It is about to take up what it had: spokes of the others shall not hear that all is gone.
+                    None => beside.extend(before(&self.identity.snapshots, name)),
+                }
             }
             beside.retain(|net| !tunnel.spec.overlay.iter().any(|overlay| overlay.0.contains(net)));
             all.push(beside.into_iter().collect());
@@ -67,11 +75,17 @@ impl Agent {
 
 /// Whether it is one, and stays.
 fn is_hub(tunnel: &Tunnel) -> bool {
-    tunnel.spec.role != Role::Spoke && tunnel.leaving.is_none() && tunnel.link != 0
+    tunnel.spec.role != Role::Spoke && !tunnel.spec.suspend && tunnel.leaving.is_none() && tunnel.link != 0
 }
 
 /// Whether two tunnels are of one networkId, in the same VRF: between VRFs nothing is forwarded.
 fn is_twin(one: &Tunnel, other: &Tunnel) -> bool {
     let of = |tunnel: &Tunnel| (tunnel.spec.nhrp.network_id, tunnel.spec.tunnel.vrf.clone());
     of(one) == of(other)
+}
+
+/// What was registered at a hub when its snapshot was taken.
+fn before(dir: &Path, network: &str) -> Vec<IpNet> {
+    let snapshot = snapshot::load(dir, network, clock::now()).map(|(snapshot, _)| snapshot);
+    snapshot.into_iter().flat_map(|it| it.bindings).flat_map(|binding| binding.prefixes).collect()
 }

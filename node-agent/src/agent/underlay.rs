@@ -171,7 +171,9 @@ impl Look<'_> {
     /// Whether the tunnel source is in the VRF that is meant, or in none.
     fn check_vrf(&self, link: Option<&Link>) -> Result<(), Trouble> {
         let Some(link) = link else { return Ok(()) };
-        let master = self.observed.links.iter().find(|l| l.index == link.master && l.vrf_table.is_some());
+        // An address on the VRF's own device is in the VRF too.
+        let is_vrf = |l: &&Link| l.vrf_table.is_some() && [link.master, link.index].contains(&l.index);
+        let master = self.observed.links.iter().find(is_vrf);
         let cure = match (master, self.vrf) {
             (None, None) => return Ok(()),
             (Some(master), Some(vrf)) if master.index == vrf.link => return Ok(()),
@@ -210,6 +212,10 @@ pub(super) fn vrfs(spec: &DmvpnEndpointSpec, observed: &Observed) -> Result<Vrfs
     };
     match source {
         Some(_) if spec.ipsec.is_some() => return refused("a VRF of the underlay under IPsec", "remove it"),
+        // Their answers would leave by the main table.
+        Some(_) if spec.tunnel.keepalive.is_some() => {
+            return refused("a VRF of the underlay with tunnel.keepalive", "remove one of them");
+        }
         Some(_) if is6(spec.tunnel.underlay_family) => {
             return refused("a VRF of an IPv6 underlay", "use an IPv4 underlay, or remove it");
         }

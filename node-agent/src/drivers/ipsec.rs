@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use vici::{Client, Failure, Message, Notice};
 
-use crate::plan::ipsec::{self, CHILD, IkeTrouble, Loaded, PREFIX, SaState, Secret, Step, parse_name};
+use crate::plan::ipsec::{self, CHILD, IkeTrouble, Loaded, PREFIX, SaState, Secret, Step, Wish, parse_name};
 
 /// What is told by itself, on stock strongSwan.
 const EVENTS: &[&str] = &["ike-updown", "child-updown", "ike-rekey", "child-rekey", "log"];
@@ -34,7 +34,7 @@ const LINGER: Duration = Duration::from_secs(10);
 /// The task.
 #[derive(Debug)]
 pub struct IpsecDriver {
-    wanted: watch::Sender<Loaded>,
+    wanted: watch::Sender<Wish>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -42,7 +42,7 @@ impl IpsecDriver {
     /// Starts it for the daemon that listens at `socket`, or will; `state` hears what is known.
     pub fn start(socket: &Path, state: watch::Sender<Arc<SaState>>) -> Self {
         let (client, notices) = vici::start(socket, EVENTS, vici::Options::default());
-        let (wanted, receiver) = watch::channel(Loaded::default());
+        let (wanted, receiver) = watch::channel(Wish::default());
         let now = Instant::now();
         let driver = Driver {
             client,
@@ -62,8 +62,8 @@ impl IpsecDriver {
         Self { wanted, task: tokio::spawn(driver.run(notices)) }
     }
 
-    /// What the daemon should hold from now on.
-    pub fn want(&self, wanted: Loaded) {
+    /// What is wished of the daemon from now on.
+    pub fn want(&self, wanted: Wish) {
         self.wanted.send_if_modified(|old| {
             let differs = *old != wanted;
             *old = wanted;
@@ -80,7 +80,7 @@ impl Drop for IpsecDriver {
 
 struct Driver {
     client: Client,
-    wanted: watch::Receiver<Loaded>,
+    wanted: watch::Receiver<Wish>,
     out: watch::Sender<Arc<SaState>>,
     known: SaState,
     connected: bool,
@@ -152,6 +152,7 @@ impl Driver {
                 };
                 info!("the IKE daemon is there");
                 self.connected = true;
+                self.known.held = self.loaded.networks();
                 self.known.troubles.clear();
                 self.key_ids.clear();
                 self.replaced.clear();
@@ -197,7 +198,9 @@ impl Driver {
         let now = Instant::now();
         if self.sync_at.is_some_and(|at| at <= now) {
             self.sync_at = None;
-            if let Err(failure) = self.sync(now).await {
+            let done = self.sync(now).await;
+            self.known.held = self.loaded.networks();
+            if let Err(failure) = done {
                 warn!(%failure, "IKE configuration");
                 self.sync_at = Some(Instant::now() + RETRY_MAX);
             }
@@ -206,7 +209,7 @@ impl Driver {
         if self.list_at <= now {
             self.list_at = now + PATROL;
             match self.client.stream("list-sas", "list-sa", Message::new().with("noblock", "yes")).await {
-                Ok(reply) => self.known.take(&reply.items),
+                Ok(reply) => self.known.take(&reply.items, &self.wanted.borrow().loaded.checked()),
                 Err(failure) => {
                     debug!(%failure, "list-sas");
                     self.list_at = now + RETRY;
@@ -220,10 +223,13 @@ impl Driver {
 
     /// Makes what it holds equal to what is wanted.
     async fn sync(&mut self, now: Instant) -> Result<(), Failure> {
-        let mut wanted = self.wanted.borrow_and_update().clone();
+        let Wish { loaded: mut wanted, over } = self.wanted.borrow_and_update().clone();
         self.unwanted.retain(|name, _| !wanted.connections.contains_key(name));
         for (name, old) in &self.loaded.connections {
             if wanted.connections.contains_key(name) {
+                continue;
+            }
+            if parse_name(name).is_some_and(|(network, _)| over.contains(network)) {
                 continue;
             }
             let until = *self.unwanted.entry(name.clone()).or_insert(now) + LINGER;
@@ -255,6 +261,11 @@ impl Driver {
         }
         let mut good = Ok(());
         for step in ipsec::steps(&wanted, &self.loaded) {
+            if let Step::DropConnection(name) = &step
+                && parse_name(name).is_some_and(|(network, _)| over.contains(network))
+            {
+                end_sas(&self.client, name, true).await?;
+            }
             let name = match &step {
                 Step::PutConnection(name, _) => Some(name.clone()),
                 _ => None,
@@ -321,7 +332,7 @@ impl Driver {
 
     /// Asks for the SAs that are wanted and not there.
     async fn initiate(&mut self) {
-        let wanted = self.wanted.borrow().clone();
+        let wanted = self.wanted.borrow().loaded.clone();
         self.tries.retain(|name, _| wanted.connections.contains_key(name));
         self.told.retain(|name, _| wanted.connections.contains_key(name));
         let now = Instant::now();
@@ -394,7 +405,13 @@ async fn drop_key(client: &Client, id: &str) -> Result<(), Failure> {
 /// Unloads a connection and ends its SAs.
 async fn drop_connection(client: &Client, name: &str) -> Result<(), Failure> {
     gone(client.call("unload-conn", Message::new().with("name", name)).await)?;
+    end_sas(client, name, false).await
+}
+
+/// Ends the SAs of a connection: `now`, with one word to the peer, or when the peer has confirmed it.
+async fn end_sas(client: &Client, name: &str, now: bool) -> Result<(), Failure> {
     let end = Message::new().with("ike", name).with("timeout", "-1");
+    let end = if now { end.with("force", "yes") } else { end };
     gone(client.call("terminate", end).await)
 }
 

@@ -24,6 +24,8 @@ pub struct Measured {
     pub network: String,
     /// The hub's underlay address.
     pub nbma: IpAddr,
+    /// MTU of the tunnel that it was measured with.
+    pub tunnel: u16,
     /// What was found; `None`: not even short pings are answered.
     pub found: Option<Found>,
 }
@@ -33,7 +35,7 @@ pub fn start(network: String, probe: Probe, mtu: u16, to: mpsc::Sender<Measured>
     tokio::spawn(async move {
         let found = measure(&probe, mtu).await;
         debug!(network, nbma = %probe.nbma, mtu, ?found, "path MTU");
-        let _ = to.send(Measured { network, nbma: probe.nbma, found }).await;
+        let _ = to.send(Measured { network, nbma: probe.nbma, tunnel: mtu, found }).await;
     });
 }
 
@@ -61,7 +63,14 @@ async fn measure(probe: &Probe, mtu: u16) -> Option<Found> {
             Heard::Nothing => vanishes = length,
         }
     }
-    // Whatever was lost once is no hole.
-    said |= ask(Some(mtu)).await != Heard::Nothing;
+    // Whatever was lost once is no hole, and who has gone meanwhile none at all.
+    match ask(Some(mtu)).await {
+        Heard::Answer => return Some(Found { mtu: mtu.into(), said: true }),
+        Heard::TooLong => said = true,
+        Heard::Nothing => {}
+    }
+    if !said && ask(None).await != Heard::Answer {
+        return None;
+    }
     Some(Found { mtu: passes.into(), said })
 }

@@ -24,7 +24,7 @@ pub struct Probed {
 }
 
 /// Sends pings to the hub by the underlay and, if it answers these, through the tunnel: a hub whose agent alone is silent
-/// answers those too, since its kernel does.
+/// answers those too, since its kernel does, if it has not forgotten this node.
 pub fn start(network: String, probe: Probe, to: mpsc::Sender<Probed>) {
     tokio::spawn(async move {
         let Probe { local, nbma, own, overlay, link, vrf, .. } = probe;
@@ -32,7 +32,7 @@ pub fn start(network: String, probe: Probe, to: mpsc::Sender<Probed>) {
         let inside = Ping { from: own, to: overlay, by: Some(&link), length: None };
         let outside = echo(&outside, WITHIN).await;
         let walled =
-            matches!(outside, Ok(Heard::Answer)) && !matches!(echo(&inside, WITHIN).await, Ok(Heard::Answer));
+            matches!(outside, Ok(Heard::Answer)) && matches!(echo(&inside, WITHIN).await, Ok(Heard::Nothing));
         debug!(network, %nbma, ?outside, walled, "probed a silent hub");
         let _ = to.send(Probed { network, nbma, walled }).await;
     });

@@ -108,6 +108,34 @@ pub struct Loaded {
     pub private: BTreeMap<String, PrivateKey>,
 }
 
+impl Loaded {
+    /// Connections that say who the other end has to be.
+    pub fn checked(&self) -> BTreeSet<String> {
+        let checked = |connection: &&Connection| {
+            matches!(&connection.proof, Proof::Certificate { remote: Some(_), .. })
+        };
+        let all = self.connections.iter().filter(|(_, it)| it.as_ref().filter(checked).is_some());
+        all.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Networks of which there is something.
+    pub fn networks(&self) -> BTreeSet<String> {
+        let connections = self.connections.keys().filter_map(|name| Some(parse_name(name)?.0));
+        let keys = self.keys.keys().filter_map(|id| key_network(id));
+        let private = self.private.keys().map(String::as_str);
+        connections.chain(keys).chain(private).map(str::to_owned).collect()
+    }
+}
+
+/// What is wished of the daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// What it should hold.
+    pub loaded: Loaded,
+    /// Networks that are over: nothing of theirs is kept for a while, as is done with what may come back.
+    pub over: BTreeSet<String>,
+}
+
 /// A change of what the daemon holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -140,6 +168,11 @@ pub fn parse_name(name: &str) -> Option<(&str, Option<IpAddr>)> {
         Some((network, peer)) => Some((network, Some(peer.parse().ok()?))),
         None => Some((rest, None)),
     }
+}
+
+/// The network that a pre-shared key of ours belongs to.
+fn key_network(id: &str) -> Option<&str> {
+    Some(id.strip_prefix(PREFIX)?.rsplit_once('-')?.0)
 }
 
 /// What should be in the daemon.
@@ -329,6 +362,8 @@ pub struct SaState {
     pub connecting: BTreeSet<String>,
     /// What went wrong last with a peer, by connection.
     pub troubles: BTreeMap<String, IkeTrouble>,
+    /// Networks of which it holds something.
+    pub held: BTreeSet<String>,
 }
 
 /// How far a peer is.
@@ -385,8 +420,9 @@ impl SaState {
         Self { away: Some("it was not asked yet".to_owned()), ..Self::default() }
     }
 
-    /// Takes what `list-sas` gave.
-    pub fn take(&mut self, sas: &[Message]) {
+    /// Takes what `list-sas` gave. With a peer that has to be somebody (`checked`: the connections that say who) an SA of
+    /// another connection counts for nothing: whoever is at the hub's address can have made it from there.
+    pub fn take(&mut self, sas: &[Message], checked: &BTreeSet<String>) {
         self.away = None;
         self.met = true;
         self.peers.clear();
@@ -402,6 +438,10 @@ impl SaState {
                 _ => continue,
             }
             let Some(remote) = sa.text("remote-host").and_then(|host| host.parse().ok()) else { continue };
+            let own = self::name(network, Some(remote));
+            if name != own && checked.contains(&own) {
+                continue;
+            }
             let children = sa.section("child-sas");
             let installed = children.iter().flat_map(|all| all.sections()).any(|(_, child)| {
                 matches!(child.text("state"), Some("INSTALLED" | "UPDATING" | "REKEYING" | "REKEYED"))
@@ -421,6 +461,11 @@ impl SaState {
     /// How far a peer is.
     pub fn stage(&self, network: &str, peer: IpAddr) -> Option<Stage> {
         self.peers.get(&(network.to_owned(), peer)).copied()
+    }
+
+    /// Whether the daemon has a connection, a key or an SA of a network.
+    pub fn holds(&self, network: &str) -> bool {
+        self.held.contains(network) || self.peers.keys().any(|(it, _)| it == network)
     }
 
     /// Whether GRE to a peer is protected, as far as is known.
@@ -544,14 +589,17 @@ mod tests {
         for peer in ["192.0.2.2", "192.0.2.3", "192.0.2.4"] {
             state.troubles.insert(format!("dmvpn-n/{peer}"), IkeTrouble::Silence);
         }
-        state.take(&[
-            sa("dmvpn-n/192.0.2.2", "192.0.2.2", "ESTABLISHED", None),
-            // The peer came by itself as well.
-            sa("dmvpn-n", "192.0.2.2", "ESTABLISHED", Some("REKEYING")),
-            sa("dmvpn-n/192.0.2.3", "192.0.2.3", "ESTABLISHED", Some("CREATED")),
-            sa("dmvpn-n/192.0.2.4", "192.0.2.4", "CONNECTING", None),
-            sa("home", "192.0.2.5", "ESTABLISHED", Some("INSTALLED")),
-        ]);
+        state.take(
+            &[
+                sa("dmvpn-n/192.0.2.2", "192.0.2.2", "ESTABLISHED", None),
+                // The peer came by itself as well.
+                sa("dmvpn-n", "192.0.2.2", "ESTABLISHED", Some("REKEYING")),
+                sa("dmvpn-n/192.0.2.3", "192.0.2.3", "ESTABLISHED", Some("CREATED")),
+                sa("dmvpn-n/192.0.2.4", "192.0.2.4", "CONNECTING", None),
+                sa("home", "192.0.2.5", "ESTABLISHED", Some("INSTALLED")),
+            ],
+            &BTreeSet::new(),
+        );
         let stage = |peer: &str| state.stage("n", peer.parse().unwrap());
         assert_eq!(stage("192.0.2.2"), Some(Stage::Installed));
         assert_eq!(stage("192.0.2.3"), Some(Stage::Ike));
@@ -560,6 +608,13 @@ mod tests {
         let names: Vec<_> = state.troubles.keys().map(String::as_str).collect();
         assert_eq!(names, ["dmvpn-n/192.0.2.3", "dmvpn-n/192.0.2.4"]);
         assert_eq!((state.away.as_deref(), state.met), (None, true));
+        // One has to be somebody: that the other end came by itself proves nothing.
+        let checked = ["dmvpn-n/192.0.2.2".to_owned()].into();
+        let came = sa("dmvpn-n", "192.0.2.2", "ESTABLISHED", Some("INSTALLED"));
+        let other = sa("dmvpn-n", "192.0.2.3", "ESTABLISHED", Some("INSTALLED"));
+        state.take(&[came, other], &checked);
+        let stage = |peer: &str| state.stage("n", peer.parse().unwrap());
+        assert_eq!((stage("192.0.2.2"), stage("192.0.2.3")), (None, Some(Stage::Installed)));
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub fn stale(all: &[&Wanted], observed: &Observed) -> Vec<Op> {
 }
 
 /// Whether a route of our protocol number is one: a host route of that metric on a link that is none of our tunnels.
-pub(super) fn is_pin(route: &Route, observed: &Observed) -> bool {
+pub fn is_pin(route: &Route, observed: &Observed) -> bool {
     let Target::Link { link, .. } = route.target else { return false };
     let tunnel = observed.links.iter().any(|l| l.index == link && l.alias.starts_with(ALIAS_PREFIX));
     !tunnel

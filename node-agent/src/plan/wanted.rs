@@ -468,12 +468,13 @@ impl Wanted {
 
     /// All addresses.
     pub fn addresses(&self, link: u32) -> impl Iterator<Item = Address> + '_ {
-        self.addresses.union(&self.assigned).map(move |&address| Address { link, address })
+        let all = self.addresses.union(&self.assigned).filter(|_| !self.is_homeless());
+        all.map(move |&address| Address { link, address })
     }
 
     /// Whether an address is wanted on the link.
     pub fn has_address(&self, address: &IpNet) -> bool {
-        self.addresses.contains(address) || self.assigned.contains(address)
+        !self.is_homeless() && (self.addresses.contains(address) || self.assigned.contains(address))
     }
 
     /// A route; `None`: it cannot be put in, since nobody knows where its next hop is.

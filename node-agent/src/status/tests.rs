@@ -65,7 +65,7 @@ fn summary(generation: i64, rung: Rung, peers: usize) -> Summary {
         rung,
         interface,
         hindrance: None,
-        path_mtu: Some(1400),
+        short_path: Some(1272),
         leaving: false,
         addresses,
         nbma,
@@ -120,7 +120,7 @@ fn a_tunnel_on_each_rung() {
     assert_eq!(told(&hindered)[0], "Ready=True/Up", "the tunnel itself is up");
     assert_eq!((up.state.as_str(), up.generation, up.peers), ("Up", 3, Some(2)));
     let forwards = up.conditions.iter().find(|(type_, ..)| *type_ == ConditionType::ForwardingReady);
-    assert_eq!(forwards.expect("it").3, "path MTU through the tunnel: 1400 bytes");
+    assert_eq!(forwards.expect("it").3, "path MTU through the tunnel: 1272 bytes");
     assert_eq!(up.tunnel_ip.as_deref(), Some("10.255.0.11,fd00::11"));
     assert_eq!(up.nbma.as_deref(), Some("192.0.2.7"));
 

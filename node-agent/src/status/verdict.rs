@@ -175,7 +175,7 @@ impl Verdict {
 
     fn forwarding(&mut self, tunnel: Option<&TunnelSummary>) {
         let type_ = ConditionType::ForwardingReady;
-        let path = tunnel.and_then(|t| t.path_mtu);
+        let path = tunnel.and_then(|t| t.short_path);
         let path = path.map(|mtu| format!("path MTU through the tunnel: {mtu} bytes")).unwrap_or_default();
         match tunnel.map(|t| &t.hindrance) {
             Some(None) => self.add(type_, ConditionStatus::True, Reason::Forwarding, &path),
