@@ -169,7 +169,8 @@ mod tests {
             None,
             "from a router on the way"
         );
-        assert_eq!(parse(&error(HUB, 3, 2, &keyed)), None, "it knows no GRE at all");
+        assert_eq!(parse(&error(HUB, 3, 2, &keyed)), refused(Some(100)), "it knows no GRE at all");
+        assert_eq!(parse(&error(HUB, 3, 1, &keyed)), None);
         assert_eq!(parse(&error(HUB, 11, 0, &keyed)), None);
         assert_eq!(parse(&error(HUB, 3, 3, &ip(17, US, HUB, &[0; 8]))), None);
         let whole = error(HUB, 3, 3, &keyed);

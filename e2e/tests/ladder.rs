@@ -315,7 +315,7 @@ fn a_firewall_that_takes_gre_is_told_and_passes() {
             ))
         };
         drop("gre")?;
-        let words = ["192.0.2.2 answers ping, and nothing comes back by GRE", "both ways on the whole path"];
+        let words = ["192.0.2.2 answers ping, and nothing comes back by GRE", "pass both ways"];
         let tunnel = pair.tells(State::Nhrp, "GreBlocked", words, SILENCE + SOON)?;
         ensure!(tunnel.nhs.first().is_some_and(|nhs| nhs.requests_failed >= 3), "{:?}", tunnel.nhs);
         // A path that carries nothing at all is no firewall's doing.
