@@ -1,5 +1,7 @@
 //! Tunnels under IPsec, with stock strongSwan: what is on the wire from the first moment to the last.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -20,12 +22,13 @@ use view::State;
 const SOON: Duration = Duration::from_secs(30);
 const TEN_MS: Duration = Duration::from_millis(10);
 const NEEDS: Needs = Needs { memory_mib: 768, deadline: Duration::from_secs(240) };
+const UNTIL_STOPPED: u32 = 20_000;
 /// What the agent says when it has loaded or unloaded a key.
 const KEYS: &str = "pre-shared key";
 
 fn example() -> Result<String> {
     let path = paths::repository().join("examples/ipsec/network.yaml");
-    std::fs::read_to_string(&path).with_context(|| path.display().to_string())
+    fs::read_to_string(&path).with_context(|| path.display().to_string())
 }
 
 /// The key of the example.
@@ -61,6 +64,16 @@ fn write_and_wait(agent: &Agent, network: &str, what: &str) -> Result<()> {
 
 fn ping(a: &Site, b: &Site, count: u32) -> Result<Ping> {
     Ping::start(&a.lan, b.lan_host().into(), count, TEN_MS)
+}
+
+/// SPIs of the kernel's SAs, and how often the daemon has renewed IKE.
+fn renewed(host: &Host) -> Result<(BTreeSet<String>, usize)> {
+    let states = host.run(&["ip", "xfrm", "state"])?;
+    let mut words = states.split_whitespace();
+    let spis = std::iter::from_fn(|| words.find(|word| *word == "spi").and_then(|_| words.next()));
+    let spis = spis.map(str::to_owned).collect();
+    let log = fs::read_to_string(host.out().join(format!("{}-charon.txt", host.name())))?;
+    Ok((spis, log.matches(" rekeyed between ").count()))
 }
 
 #[test]
@@ -168,23 +181,34 @@ fn nothing_is_lost_while_keys_are_renewed() {
         let branches = Branches::start_with(scene, |_| example.clone())?;
         let (a, b) = (branches.a()?.clone(), branches.b()?.clone());
         let to_hub = format!("dmvpn-{NETWORK}/{}", branches.scene.site("hub")?.nbma());
-        let pings = ping(&a, &b, 600)?;
-        let by_hub = Ping::start(&a.host, overlay::HUB.into(), 600, TEN_MS)?;
-        for daemon in [&of_a, &of_b] {
+        let pings = ping(&a, &b, UNTIL_STOPPED)?;
+        let by_hub = Ping::start(&a.host, overlay::HUB.into(), UNTIL_STOPPED, TEN_MS)?;
+        by_hub.wait_for_reply(50, SOON)?;
+        for (daemon, host) in [(&of_a, &a.host), (&of_b, &b.host)] {
             for what in [("child", "gre"), ("ike", to_hub.as_str()), ("child", "gre")] {
+                let before = renewed(host)?;
                 let rekeyed = daemon.call("rekey", Message::new().with(what.0, what.1))?;
                 println!("{what:?}: {:?} rekeyed", rekeyed.text("matches"));
-                std::thread::sleep(Duration::from_millis(300));
+                wait::until(SOON, "it to be renewed", || {
+                    let now = renewed(host)?;
+                    let done = if what.0 == "ike" { now.1 > before.1 } else { !now.0.is_subset(&before.0) };
+                    wait::ensure(done, || format!("{before:?}, now {now:?}"))
+                })?;
             }
         }
         for pings in [pings, by_hub] {
-            let report = pings.finish()?;
+            pings.wait_for_reply(pings.so_far().sent + 50, SOON)?;
+            let report = pings.stop()?;
             println!("while SAs were replaced: {report}");
             report.ensure_nothing_lost()?;
         }
         branches.ensure_direct_traffic()?;
-        let errors = a.host.run(&["cat", "/proc/net/xfrm_stat"])?;
-        println!("{errors}");
+        for host in [&a.host, &b.host, &branches.scene.site("hub")?.host] {
+            let counters = host.run(&["cat", "/proc/net/xfrm_stat"])?;
+            let errors: Vec<_> =
+                counters.lines().filter(|line| !line.ends_with("\t0") && !line.ends_with(" 0")).collect();
+            ensure!(counters.lines().count() > 20 && errors.is_empty(), "at {}: {errors:?}", host.name());
+        }
 
         // Stopped, it takes its SAs along and says so to the branches; direct traffic goes on.
         of_hub.stop()?;

@@ -8,7 +8,8 @@ use crds::Reason;
 use nhrp::{NhsPhase, NhsState};
 use view::State;
 
-use crate::plan::ipsec::{self, IkeTrouble, SaState, Stage};
+use crate::plan::ipsec;
+use crate::plan::sas::{IkeTrouble, SaState, Stage};
 
 /// What is known of the way below NHRP.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,14 +1,15 @@
 //! One tunnel at run time: its endpoint, what is wanted in the kernel, the engine, and where it stands on the ladder.
 
+mod host;
+mod probing;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crds::Cidr;
 use crds::Reason;
 use crds::endpoint::{DmvpnEndpointSpec, Role};
 use crds::network::{InterfaceState, NhrpMode, Phase};
-use dataplane::Settings;
 use dataplane::model::{Observed, Op, Route};
 use ipnet::IpNet;
 use nhrp::{Engine, Event, Input, LinkId, NhsPhase, Output, Snapshot, Time};
@@ -22,9 +23,11 @@ use crate::drivers::nhrp::NhrpDriver;
 use crate::guarded::Guarded;
 use crate::ladder::{self, Ground, Path, Rung, Trouble};
 use crate::path_mtu::PathMtus;
-use crate::plan::ipsec::SaState;
+use crate::plan::sas::SaState;
 use crate::plan::wanted::Vrfs;
 use crate::plan::{self, NhrpFacts, Wanted};
+
+pub use self::probing::Probe;
 
 /// How long a tunnel that is taken away waits for its purges to be acknowledged, in milliseconds; the engine gives up
 /// by itself a little earlier.
@@ -33,12 +36,6 @@ const FAREWELL_MS: u64 = 2_500;
 /// For so long it counts that a host said that it has no tunnel for our key, in milliseconds: a silent hub is asked
 /// more often.
 const REFUSED_MS: u64 = 30_000;
-
-/// A silent hub is probed this often at the most, in milliseconds.
-const PROBE_MS: u64 = 5_000;
-
-/// For so long it counts that the reverse path filter dropped something, in milliseconds.
-const FILTERED_MS: u64 = 150_000;
 
 /// Why a tunnel withdraws.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,25 +57,6 @@ pub struct Drained {
     pub queries: Vec<IpNet>,
     /// A default route waits for somebody to look at the underlay.
     pub blind: bool,
-}
-
-/// How to find out whether a firewall takes GRE out of the way to a silent hub.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Probe {
-    /// Our underlay address.
-    pub local: IpAddr,
-    /// The hub's.
-    pub nbma: IpAddr,
-    /// Our overlay address.
-    pub own: IpAddr,
-    /// The hub's.
-    pub overlay: IpAddr,
-    /// Name of the tunnel link.
-    pub link: String,
-    /// The VRF of the underlay, if it is in one.
-    pub vrf: Option<String>,
-    /// The VRF of the overlay, if it is in one.
-    pub overlay_vrf: Option<String>,
 }
 
 /// One tunnel.
@@ -324,43 +302,6 @@ impl Tunnel {
         self.configured = Some(config);
     }
 
-    /// Whether the host lets packets pass from its LANs into the tunnel, and on a hub from one spoke to another.
-    pub fn look_at_host(&mut self, host: &Settings, now: Time) {
-        let spec = &self.spec;
-        let forwards = spec.role != Role::Spoke || !spec.subnets.is_empty();
-        let prefixes = || spec.overlay.iter().chain(spec.subnets.iter().map(|subnet| &subnet.cidr));
-        let grown = match self.filtered {
-            Some((before, _)) if host.reverse_path_drops > before => Some(now),
-            Some((_, since)) => since.filter(|since| now.since(*since) < FILTERED_MS),
-            None => None,
-        };
-        self.filtered = Some((host.reverse_path_drops, grown));
-        let trouble =
-            |reason: Reason, what: String| Trouble::new(reason, format!("{what}: {}", reason.cure()));
-        let off = |family: &str| {
-            trouble(Reason::ForwardingDisabled, format!("this node forwards no {family} packets"))
-        };
-        self.hindrance = match () {
-            () if forwards && !host.ipv4_forwarding && prefixes().any(Cidr::is_ipv4) => Some(off("IPv4")),
-            () if forwards && !host.ipv6_forwarding && prefixes().any(|p| !p.is_ipv4()) => Some(off("IPv6")),
-            () if !host.strict.is_empty() && grown.is_some() => Some(trouble(
-                Reason::ReversePathFilter,
-                format!(
-                    "packets are dropped by the reverse path filter, which is strict by {}",
-                    host.strict.iter().take(3).cloned().collect::<Vec<_>>().join(", ")
-                ),
-            )),
-            () => self.path_mtus.hole().map(|(nbma, mtu)| {
-                trouble(
-                    Reason::MtuBlackHole,
-                    format!(
-                        "packets of more than {mtu} bytes vanish on the way through the tunnel to {nbma}"
-                    ),
-                )
-            }),
-        };
-    }
-
     /// Whether it has an NHRP engine: else the endpoint itself says where everything is.
     pub fn speaks_nhrp(&self) -> bool {
         self.spec.nhrp.mode == NhrpMode::Enabled
@@ -580,83 +521,6 @@ impl Tunnel {
         }
         self.refused.retain(|_, at| now.since(*at) < REFUSED_MS);
         self.stands(ladder::tunnel(&self.ground, &rungs), hubs, now);
-    }
-
-    /// Silent hubs whose way is to be looked at now, and how. Under IPsec their GRE is nobody's to see.
-    pub fn probes(&mut self, now: Time) -> Vec<Probe> {
-        let Some(wanted) = self.wanted.as_ref().filter(|_| self.link != 0 && self.spec.ipsec.is_none())
-        else {
-            return Vec::new();
-        };
-        let states = match &self.engine {
-            Some(engine) if self.silent => engine.nhs_states(now),
-            _ => Vec::new(),
-        };
-        let silent = states.into_iter().filter(|it| it.reason_code == Reason::NoAnswer.as_str());
-        let silent: BTreeMap<_, _> = silent.filter_map(|it| Some((it.nbma?, it.overlay?))).collect();
-        self.probed.retain(|nbma, _| silent.contains_key(nbma));
-        let mut probes = Vec::new();
-        for (nbma, overlay) in silent {
-            let (at, walled) = self.probed.get(&nbma).copied().unwrap_or_default();
-            let own = self.addresses().find(|own| own.is_ipv4() == overlay.is_ipv4());
-            let due = at == Time::default() || now.since(at) >= PROBE_MS;
-            if let Some(own) = own.filter(|_| due) {
-                self.probed.insert(nbma, (now, walled));
-                let (local, link) = (wanted.link.local, wanted.link.name.clone());
-                let vrf = self.spec.tunnel.source.vrf.clone();
-                let overlay_vrf = self.spec.tunnel.vrf.clone();
-                probes.push(Probe { local, nbma, own, overlay, link, vrf, overlay_vrf });
-            }
-        }
-        probes
-    }
-
-    /// The least path MTU through it, where that is less than its own. (That it is not less is no news: an agent that starts
-    /// does not know it yet, and writes no status for that.)
-    pub fn short_path(&self) -> Option<u32> {
-        let own = self.wanted.as_ref()?.link.mtu;
-        self.path_mtus.least().filter(|least| *least < own)
-    }
-
-    /// Hubs that answer, the path MTU to which is to be measured now, and the MTU of the tunnel.
-    pub fn path_probes(&mut self, now: Time) -> Vec<(Probe, u16)> {
-        let goes = self.link != 0 && self.leaving.is_none() && !self.spec.nhs.is_empty();
-        let Some(wanted) = self.wanted.as_ref().filter(|wanted| goes && wanted.link.up) else {
-            // Nothing is due that cannot be done.
-            self.path_mtus = PathMtus::default();
-            self.paths_of = (0, 0);
-            return Vec::new();
-        };
-        let up = self.standing.hubs.values().filter(|(rung, _)| rung.state == view::State::Up).count();
-        let of = (up, wanted.link.mtu);
-        let due = self.path_mtus.next().is_some_and(|at| at <= now);
-        if of == self.paths_of && !due {
-            return Vec::new();
-        }
-        let states = self.engine.as_ref().map(|engine| engine.nhs_states(now)).unwrap_or_default();
-        let answering = states.into_iter().filter(|state| state.phase == NhsPhase::Responding);
-        let hubs: BTreeMap<_, _> = answering.filter_map(|it| Some((it.nbma?, it.overlay?))).collect();
-        let (local, link) = (wanted.link.local, wanted.link.name.clone());
-        let addresses: Vec<_> = self.addresses().collect();
-        self.paths_of = of;
-        let due = self.path_mtus.due(&hubs.keys().copied().collect::<Vec<_>>(), of.1, now);
-        let probe = |nbma: IpAddr| {
-            let overlay = *hubs.get(&nbma)?;
-            let own = addresses.iter().copied().find(|own| own.is_ipv4() == overlay.is_ipv4())?;
-            let (vrf, overlay_vrf) = (self.spec.tunnel.source.vrf.clone(), self.spec.tunnel.vrf.clone());
-            let probe = Probe { local, nbma, own, overlay, link: link.clone(), vrf, overlay_vrf };
-            Some((probe, u16::try_from(of.1).ok()?))
-        };
-        due.into_iter().filter_map(probe).collect()
-    }
-
-    /// What a probe showed.
-    pub fn probe_seen(&mut self, nbma: IpAddr, walled: bool, now: Time) {
-        if let Some((_, known)) = self.probed.get_mut(&nbma) {
-            self.stirred |= *known != walled;
-            *known = walled;
-            self.stand(now);
-        }
     }
 
     /// Where it stands when there is but one other end, which says nothing.

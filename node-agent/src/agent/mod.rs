@@ -32,7 +32,7 @@ use crate::drivers::nhrp::Burst;
 use crate::drivers::path_mtu::{self, Measured};
 use crate::drivers::probe::{self, Probed};
 use crate::drivers::resolver::{Resolved, Resolver};
-use crate::plan::ipsec::SaState;
+use crate::plan::sas::SaState;
 use crate::plan::wanted::REDIRECT_GROUP;
 use crate::source::Desired;
 use crate::summary::Summary;

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::{Agent, Inlets};
 use crate::clock;
 use crate::plan::diff;
-use crate::plan::ipsec::SaState;
+use crate::plan::sas::SaState;
 use crate::source::Desired;
 use crate::tunnel::Tunnel;
 

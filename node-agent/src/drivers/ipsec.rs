@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use vici::{Client, Failure, Message, Notice};
 
-use crate::plan::ipsec::{self, CHILD, IkeTrouble, Loaded, PREFIX, SaState, Secret, Step, Wish, parse_name};
+use crate::plan::ipsec::{self, CHILD, Loaded, PREFIX, Secret, Step, Wish, parse_name};
+use crate::plan::sas::{IkeTrouble, SaState};
 
 /// What is told by itself, on stock strongSwan.
 const EVENTS: &[&str] = &["ike-updown", "child-updown", "ike-rekey", "child-rekey", "log"];

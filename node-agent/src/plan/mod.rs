@@ -12,6 +12,7 @@ pub mod ipsec;
 pub mod nhrp;
 pub mod over6;
 pub mod pins;
+pub mod sas;
 pub mod several;
 pub mod wanted;
 
