@@ -119,8 +119,9 @@ reasons! {
     NameNotResolved: "A hub's host name does not resolve.", "Correct the name or the resolver.";
     WaitingForIke: "IKE with the hub is not established.", "Wait; see the message if it lasts.";
     WaitingForIpsec: "The IPsec SA with the hub is not installed.", "Wait; see the message if it lasts.";
+    Protected: "GRE of the tunnel is under IPsec, and nothing of it goes in clear.", "Nothing to do.";
     IkeDaemonAway: "The IKE daemon (strongSwan's charon) does not answer on its VICI socket.",
-        "Start charon-systemd, and give the agent its socket with --vici. SAs that are in the kernel carry on meanwhile.";
+        "On a box start charon-systemd, and give the agent its socket with --vici; in a cluster install the chart with ipsec.enabled. SAs that are in the kernel carry on meanwhile.";
     IkeAuthenticationFailed: "The hub does not take the key or the certificate of this node.",
         "With keys, use the same pskSecretRefs on both; with certificates see the reason in the hub's log, and the caSecretRefs there.";
     IkeUnknownAuthority: "The certificate of the hub is from none of the roots that are trusted here.",

@@ -29,14 +29,18 @@ pub struct NetworkSecrets {
     pub revision: String,
     /// Passwords for NHRP authentication, in the order of the references.
     pub nhrp_passwords: Vec<k8s_openapi::ByteString>,
+    /// Pre-shared keys for IPsec, in the order of the references; an operator of before knows none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ipsec_keys: Vec<k8s_openapi::ByteString>,
 }
 
 impl fmt::Debug for NetworkSecrets {
-    // Passwords never reach a log.
+    // Passwords and keys never reach a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NetworkSecrets")
             .field("revision", &self.revision)
             .field("nhrp_passwords", &self.nhrp_passwords.len())
+            .field("ipsec_keys", &self.ipsec_keys.len())
             .finish()
     }
 }

@@ -134,10 +134,8 @@ pub fn protected(rung: Rung, sas: &SaState, own: Option<&Trouble>, network: &str
     if rung.state < State::Nhrp {
         return rung;
     }
-    if let Some(why) = &sas.away {
-        let reason = Reason::IkeDaemonAway;
-        let state = if rung.state == State::Up { State::Unknown } else { State::Ike };
-        return Rung::at(state, reason, format!("the IKE daemon is away ({why}): {}", reason.cure()));
+    if let Some(away) = away(sas, rung.state == State::Up) {
+        return away;
     }
     if let Some(own) = own.filter(|_| sas.stage(network, nbma).is_none()) {
         return Rung::at(State::Ike, own.reason, own.message.clone());
@@ -159,6 +157,22 @@ pub fn protected(rung: Rung, sas: &SaState, own: Option<&Trouble>, network: &str
         None => (State::Ike, told.unwrap_or((Reason::WaitingForIke, "IKE is not established"))),
     };
     Rung::at(state, reason, format!("IKE with {nbma}: {what}: {}", reason.cure()))
+}
+
+/// The same for a protected tunnel without hubs of its own, which waits to be met: without the daemon it is not.
+pub fn attended(rung: Rung, sas: &SaState) -> Rung {
+    if rung.state < State::Nhrp { rung } else { away(sas, sas.met).unwrap_or(rung) }
+}
+
+/// The IKE daemon is away; `works`: what is in the kernel is taken to carry on.
+fn away(sas: &SaState, works: bool) -> Option<Rung> {
+    let why = sas.away.as_ref()?;
+    if sas.unasked {
+        return Some(Rung::at(State::Ike, Reason::Starting, "the IKE daemon was not asked yet"));
+    }
+    let reason = Reason::IkeDaemonAway;
+    let state = if works { State::Unknown } else { State::Ike };
+    Some(Rung::at(state, reason, format!("the IKE daemon is away ({why}): {}", reason.cure())))
 }
 
 /// The tunnel as a whole: the worst of the hubs that it needs; without hubs (an NHS) its own ground alone.
@@ -254,9 +268,14 @@ mod tests {
         };
         let waiting = || Rung::at(State::Nhrp, Reason::NoAnswer, "x");
         let mut sas = SaState::unknown();
+        assert_eq!(place(Rung::up(), &sas), (State::Ike, "Starting".into()));
+        sas.unasked = false;
+        let hub = |sas: &SaState| attended(Rung::up(), sas).state;
+        assert_eq!((hub(&sas), hub(&SaState { met: true, ..sas.clone() })), (State::Ike, State::Unknown));
         assert_eq!(place(waiting(), &sas), (State::Ike, "IkeDaemonAway".into()));
         assert_eq!(place(Rung::up(), &sas), (State::Unknown, "IkeDaemonAway".into()));
         sas.away = None;
+        assert_eq!(hub(&sas), State::Up);
         assert_eq!(place(waiting(), &sas), (State::Ike, "WaitingForIke".into()));
         for (trouble, reason) in [
             (IkeTrouble::Key, "IkeAuthenticationFailed"),

@@ -29,6 +29,8 @@ pub struct TunnelSummary {
     pub rung: Rung,
     /// What the interface lacks; `None`: it is there, up, with an underlay address.
     pub interface: Option<Trouble>,
+    /// Why nobody knows about SAs: the IKE daemon of a protected tunnel is away.
+    pub unknown: Option<Unknown>,
     /// What keeps packets from passing through the host; `None`: nothing that is known of.
     pub hindrance: Option<Trouble>,
     /// The longest packet that gets through the tunnel to each hub, where that is less than its MTU.
@@ -43,6 +45,15 @@ pub struct TunnelSummary {
     pub peers: usize,
     /// External spokes that are registered, with their underlay addresses, in the order of the endpoint.
     pub external: Vec<(String, IpAddr)>,
+}
+
+/// The IKE daemon is away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unknown {
+    /// Why.
+    pub why: String,
+    /// It was there since the agent started: SAs are as they were, as far as is known.
+    pub met: bool,
 }
 
 impl TunnelSummary {
@@ -60,6 +71,7 @@ impl TunnelSummary {
             addresses: tunnel.addresses().collect(),
             nbma: local.filter(|_| interface.is_none()),
             interface,
+            unknown: unknown(tunnel),
             hindrance: tunnel.hindrance.clone(),
             short_path: tunnel.short_path(),
             leaving: is_leaving(tunnel),
@@ -75,9 +87,19 @@ impl TunnelSummary {
             && is_leaving(tunnel) == self.leaving
             && tunnel.hindrance == self.hindrance
             && tunnel.short_path() == self.short_path
+            && away(tunnel) == self.unknown.as_ref().map(|it| (it.why.as_str(), it.met))
             && self.interface.is_none() == has_interface(tunnel)
             && (self.interface.is_some() || tunnel.wanted.as_ref().map(|w| w.link.local) == self.nbma)
     }
+}
+
+fn away(tunnel: &Tunnel) -> Option<(&str, bool)> {
+    tunnel.spec.ipsec.as_ref()?;
+    Some((tunnel.sas.away.as_deref()?, tunnel.sas.met))
+}
+
+fn unknown(tunnel: &Tunnel) -> Option<Unknown> {
+    away(tunnel).map(|(why, met)| Unknown { why: why.to_owned(), met })
 }
 
 fn is_leaving(tunnel: &Tunnel) -> bool {

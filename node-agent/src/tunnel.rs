@@ -520,7 +520,9 @@ impl Tunnel {
             }
         }
         self.refused.retain(|_, at| now.since(*at) < REFUSED_MS);
-        self.stands(ladder::tunnel(&self.ground, &rungs), hubs, now);
+        let rung = ladder::tunnel(&self.ground, &rungs);
+        let met_only = self.spec.ipsec.is_some() && self.spec.nhs.is_empty();
+        self.stands(if met_only { ladder::attended(rung, &self.sas) } else { rung }, hubs, now);
     }
 
     /// Where it stands when there is but one other end, which says nothing.

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use crds::network::SecretRef;
+use crds::network::{DmvpnNetworkSpec, IpsecMode, SecretRef};
 use crds::{NETWORK_LABEL, Reason};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 
 /// Key of a password when a reference names none.
-const DEFAULT_KEY: &str = "password";
+const PASSWORD: &str = "password";
+/// The same of a pre-shared key.
+const PSK: &str = "psk";
 
 /// The Secrets of one network.
 #[derive(Clone, Default, PartialEq)]
@@ -17,8 +19,10 @@ pub struct Credentials {
     pub referred: bool,
     /// Changes when one of them does; `None`: none is referred to, or not all are there.
     pub revision: Option<String>,
-    /// The passwords in the order of the references; empty unless all are there.
+    /// The NHRP passwords in the order of the references; empty unless all Secrets are there.
     pub passwords: Vec<ByteString>,
+    /// The pre-shared keys for IPsec, likewise.
+    pub keys: Vec<ByteString>,
     /// What is wrong: reason and message.
     pub faults: Vec<(Reason, String)>,
 }
@@ -26,28 +30,38 @@ pub struct Credentials {
 /// Looks up what a network refers to among the labelled Secrets of the operator's namespace.
 pub fn resolve(
     network: &str,
-    refs: &[SecretRef],
+    spec: &DmvpnNetworkSpec,
     namespace: &str,
     secrets: &BTreeMap<&str, &Secret>,
 ) -> Credentials {
-    let mut found = Credentials { referred: !refs.is_empty(), ..Credentials::default() };
+    let passwords = spec.nhrp.authentication_secret_refs.as_slice();
+    // Of a network that is not protected nobody uses them, whatever is written there.
+    let psk = spec.ipsec.authentication.as_ref().filter(|_| spec.ipsec.mode == IpsecMode::Required);
+    let psk = psk.map(|it| it.psk_secret_refs.as_slice()).unwrap_or_default();
+    let mut found =
+        Credentials { referred: !passwords.is_empty() || !psk.is_empty(), ..Credentials::default() };
     let mut versions = Vec::new();
-    for (i, reference) in refs.iter().enumerate() {
-        let name = &reference.name;
-        match look_up(network, reference, secrets.get(name.as_str()).copied()) {
-            Ok((password, version)) => {
-                found.passwords.push(password);
-                versions.push(version);
-            }
-            Err((reason, what)) => {
-                let field = format!("spec.nhrp.authenticationSecretRefs[{i}]");
-                found.faults.push((reason, format!("{field}: Secret {namespace}/{name} {what}")));
+    let mut look = |refs: &[SecretRef], field: &str, key: &str| {
+        let mut values = Vec::new();
+        for (i, reference) in refs.iter().enumerate() {
+            let name = &reference.name;
+            match look_up(network, reference, key, secrets.get(name.as_str()).copied()) {
+                Ok((value, version)) => {
+                    values.push(value);
+                    versions.push(version);
+                }
+                Err((reason, what)) => {
+                    let message = format!("{field}[{i}]: Secret {namespace}/{name} {what}");
+                    found.faults.push((reason, message));
+                }
             }
         }
-    }
-    if !found.faults.is_empty() {
-        found.passwords.clear();
-    } else if found.referred {
+        values
+    };
+    let passwords = look(passwords, "spec.nhrp.authenticationSecretRefs", PASSWORD);
+    let keys = look(psk, "spec.ipsec.authentication.pskSecretRefs", PSK);
+    if found.faults.is_empty() && found.referred {
+        (found.passwords, found.keys) = (passwords, keys);
         found.revision = Some(versions.join("."));
     }
     found
@@ -56,6 +70,7 @@ pub fn resolve(
 fn look_up(
     network: &str,
     reference: &SecretRef,
+    key: &str,
     secret: Option<&Secret>,
 ) -> Result<(ByteString, String), (Reason, String)> {
     let Some(secret) = secret else {
@@ -67,7 +82,7 @@ fn look_up(
         let message = format!("is labelled for network {label}: label it {NETWORK_LABEL}: {network}");
         return Err((Reason::SecretNotLabelled, message));
     }
-    let key = reference.key.as_deref().unwrap_or(DEFAULT_KEY);
+    let key = reference.key.as_deref().unwrap_or(key);
     let value = secret.data.as_ref().and_then(|d| d.get(key)).filter(|v| !v.0.is_empty());
     let Some(value) = value else {
         return Err((Reason::SecretKeyMissing, format!("has no value under the key {key}: add it")));
@@ -79,6 +94,7 @@ fn look_up(
 mod tests {
     use super::*;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+    use serde_json::{Value, json};
 
     fn secret(name: &str, network: &str, version: &str, key: &str) -> Secret {
         Secret {
@@ -93,6 +109,37 @@ mod tests {
         }
     }
 
+    fn network(more: Value) -> DmvpnNetworkSpec {
+        let mut spec = json!({"phase": "Phase3", "overlay": ["10.255.0.0/16"], "hubs": []});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::from_value(spec).unwrap()
+    }
+
+    #[test]
+    fn pre_shared_keys_are_looked_up_where_ipsec_is_required() {
+        let all =
+            [secret("pw", "n", "1", "password"), secret("a", "n", "2", "psk"), secret("b", "n", "3", "old")];
+        let secrets: BTreeMap<&str, &Secret> =
+            all.iter().map(|s| (s.metadata.name.as_deref().unwrap(), s)).collect();
+        let resolved = |mode: &str, refs: Value| {
+            let spec = json!({
+                "nhrp": {"authenticationSecretRefs": [{"name": "pw"}]},
+                "ipsec": {"mode": mode, "authentication": {"type": "PSK", "pskSecretRefs": refs}}
+            });
+            resolve("n", &network(spec), "ns", &secrets)
+        };
+        let both = resolved("Required", json!([{"name": "a"}, {"name": "b", "key": "old"}]));
+        let counts = (both.passwords.len(), both.keys.len());
+        assert_eq!((both.revision.as_deref(), counts), (Some("1.2.3"), (1, 2)));
+        let lacking = resolved("Required", json!([{"name": "a"}, {"name": "b"}]));
+        let counts = (lacking.passwords.len(), lacking.keys.len());
+        assert_eq!((lacking.revision, counts), (None, (0, 0)));
+        let text = "spec.ipsec.authentication.pskSecretRefs[1]: Secret ns/b has no value under the key psk";
+        assert!(lacking.faults[0].1.starts_with(text), "{:?}", lacking.faults);
+        let off = resolved("Disabled", json!([{"name": "z"}]));
+        assert_eq!((off.revision.as_deref(), off.keys.len()), (Some("1"), 0));
+    }
+
     #[test]
     fn all_or_nothing_and_each_fault_says_the_cure() {
         let all = [
@@ -103,9 +150,8 @@ mod tests {
         let secrets: BTreeMap<&str, &Secret> =
             all.iter().map(|s| (s.metadata.name.as_deref().unwrap(), s)).collect();
         let resolved = |refs: &[(&str, Option<&str>)]| {
-            let refs: Vec<SecretRef> =
-                refs.iter().map(|(n, k)| SecretRef { name: (*n).into(), key: k.map(Into::into) }).collect();
-            resolve("n", &refs, "ns", &secrets)
+            let refs: Vec<_> = refs.iter().map(|(n, k)| json!({"name": n, "key": k})).collect();
+            resolve("n", &network(json!({"nhrp": {"authenticationSecretRefs": refs}})), "ns", &secrets)
         };
         assert_eq!(resolved(&[]).revision, None);
         let both = resolved(&[("a", None), ("b", Some("pin"))]);

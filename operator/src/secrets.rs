@@ -197,10 +197,10 @@ fn secrets_of(snapshot: &Snapshot, node: &str) -> NodeSecrets {
         .collect();
     let secrets: BTreeMap<&str, &Secret> = snapshot.secrets.iter().map(|s| (name(s), s)).collect();
     for network in snapshot.networks.iter().filter(|n| here.contains(name(*n))) {
-        let refs = &network.spec.nhrp.authentication_secret_refs;
-        let found = credentials::resolve(name(network), refs, &snapshot.namespace, &secrets);
+        let found = credentials::resolve(name(network), &network.spec, &snapshot.namespace, &secrets);
         if let Some(revision) = found.revision {
-            let secrets = NetworkSecrets { revision, nhrp_passwords: found.passwords };
+            let secrets =
+                NetworkSecrets { revision, nhrp_passwords: found.passwords, ipsec_keys: found.keys };
             answer.networks.insert(name(network).to_owned(), secrets);
         }
     }

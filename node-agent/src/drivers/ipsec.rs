@@ -166,6 +166,7 @@ impl Driver {
                     info!(why, "the IKE daemon is away: SAs stay as they are in the kernel");
                 }
                 self.connected = false;
+                self.known.unasked = false;
                 self.known.away = Some(why);
             }
             Notice::Event(name, message) if name == "log" => self.log(&message),

@@ -12,6 +12,8 @@ use super::ipsec::{name, parse_name};
 pub struct SaState {
     /// Why it is away; `None`: it is there.
     pub away: Option<String>,
+    /// It was not looked for yet.
+    pub unasked: bool,
     /// Whether it was there since this agent started: then the SAs are those that it had when it was seen last.
     pub met: bool,
     /// How far each peer is, by network and underlay address.
@@ -75,13 +77,14 @@ impl IkeTrouble {
 impl SaState {
     /// Nothing is known yet.
     pub fn unknown() -> Self {
-        Self { away: Some("it was not asked yet".to_owned()), ..Self::default() }
+        Self { away: Some("it was not asked yet".to_owned()), unasked: true, ..Self::default() }
     }
 
     /// Takes what `list-sas` gave. With a peer that has to be somebody (`checked`: the connections that say who) an SA of
     /// another connection counts for nothing: whoever is at the hub's address can have made it from there.
     pub fn take(&mut self, sas: &[Message], checked: &BTreeSet<String>) {
         self.away = None;
+        self.unasked = false;
         self.met = true;
         self.peers.clear();
         self.connecting.clear();

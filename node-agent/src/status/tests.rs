@@ -12,7 +12,7 @@ use super::*;
 use crate::ladder::{Rung, Trouble};
 use crate::source::kubernetes::{Bad, Credentials, Seen};
 use crate::source::{Desired, DesiredEndpoint, Origin};
-use crate::summary::{Summary, TunnelSummary};
+use crate::summary::{Summary, TunnelSummary, Unknown};
 
 fn endpoint(generation: i64) -> DesiredEndpoint {
     let spec = serde_json::from_value(json!({
@@ -64,6 +64,7 @@ fn summary(generation: i64, rung: Rung, peers: usize) -> Summary {
     let tunnel = TunnelSummary {
         rung,
         interface,
+        unknown: None,
         hindrance: None,
         short_path: Some(1272),
         leaving: false,
@@ -96,6 +97,36 @@ fn kstatus(verdict: &Verdict) -> &'static str {
         (false, false, true) => "Current",
         _ => "contradiction",
     }
+}
+
+#[test]
+fn a_protected_tunnel_says_whether_it_is_and_what_an_identity_is_worth() {
+    let unknown = |met| Unknown { why: "no socket".into(), met };
+    for (state, reason, unknown, want) in [
+        (State::Up, Reason::Up, None, "True/Protected"),
+        (State::Nhrp, Reason::NoAnswer, None, "True/Protected"),
+        (State::Ike, Reason::IkeAuthenticationFailed, None, "False/IkeAuthenticationFailed"),
+        (State::Ipsec, Reason::WaitingForIpsec, None, "False/WaitingForIpsec"),
+        (State::Unknown, Reason::IkeDaemonAway, Some(unknown(true)), "Unknown/IkeDaemonAway"),
+        (State::Ike, Reason::IkeDaemonAway, Some(unknown(false)), "False/IkeDaemonAway"),
+        (State::Intf, Reason::InterfaceDown, Some(unknown(true)), "False/InterfaceDown"),
+        (State::AdminDown, Reason::Suspended, None, "False/Suspended"),
+    ] {
+        let mut summary = summary(3, rung(state, reason), 0);
+        let desired = Arc::make_mut(&mut summary.desired);
+        let ipsec = json!({
+            "pskSecretRefs": [{"name": "key"}], "rekeySeconds": 3600, "dpdSeconds": 10, "udpEncapsulation": "Auto"
+        });
+        desired.endpoints[0].spec.ipsec = Some(serde_json::from_value(ipsec).expect("ipsec"));
+        summary.tunnels.get_mut("branches").expect("it").unknown = unknown;
+        let told = told(&verdict(&seen(3), &summary).expect("verdict"));
+        let place = told.iter().position(|it| *it == format!("IPsecReady={want}"));
+        assert!(place.is_some(), "{state:?} {reason}: {told:?}");
+        assert!(told.contains(&"Authenticated=False/SharedSecret".to_owned()), "{told:?}");
+    }
+    // Of Secrets that were asked for just now nothing is said.
+    let asked = Seen { credentials: Credentials::Asked, ..seen(3) };
+    assert_eq!(verdict(&asked, &summary(3, Rung::up(), 0)), None);
 }
 
 #[test]

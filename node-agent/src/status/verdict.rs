@@ -12,11 +12,13 @@ use crate::source::kubernetes::{Credentials, Seen};
 use crate::summary::{Summary, TunnelSummary};
 
 /// Conditions that the agent writes; others are somebody else's.
-pub const OWNED: [ConditionType; 7] = [
+pub const OWNED: [ConditionType; 9] = [
     ConditionType::Ready,
     ConditionType::Reconciling,
     ConditionType::Stalled,
     ConditionType::InterfaceReady,
+    ConditionType::IpsecReady,
+    ConditionType::Authenticated,
     ConditionType::Registered,
     ConditionType::ForwardingReady,
     ConditionType::CredentialsReady,
@@ -59,7 +61,9 @@ pub fn verdict(seen: &Seen, summary: &Summary) -> Option<Verdict> {
         return Some(refused(seen, bad.reason, &bad.message, tunnel));
     }
     let endpoint = endpoint?;
-    if endpoint.origin.as_ref().is_none_or(|o| o.generation != seen.generation) {
+    let current = endpoint.origin.as_ref().is_some_and(|o| o.generation == seen.generation);
+    // What was just asked for is there in a moment, or it is said why not.
+    if !current || seen.credentials == Credentials::Asked {
         return None;
     }
     let mut verdict = Verdict::new(seen.generation);
@@ -74,6 +78,7 @@ pub fn verdict(seen: &Seen, summary: &Summary) -> Option<Verdict> {
     let reason = reason(&rung);
     verdict.summarise(rung.state == State::Up, reason, &rung.message);
     verdict.interface(tunnel.filter(|t| !t.leaving));
+    verdict.protection(endpoint, tunnel.filter(|t| !t.leaving), &rung);
     verdict.forwarding(tunnel.filter(|t| !t.leaving && t.interface.is_none()));
     if !endpoint.spec.nhs.is_empty() && endpoint.spec.nhrp.mode == NhrpMode::Enabled {
         let registered = status(rung.state == State::Up);
@@ -173,6 +178,32 @@ impl Verdict {
         }
     }
 
+    /// Whether GRE is under IPsec, and what an identity of a member is worth.
+    fn protection(&mut self, endpoint: &DesiredEndpoint, tunnel: Option<&TunnelSummary>, rung: &Rung) {
+        let Some(ipsec) = &endpoint.spec.ipsec else { return };
+        let (type_, unknown) = (ConditionType::IpsecReady, tunnel.and_then(|t| t.unknown.as_ref()));
+        match unknown {
+            _ if matches!(rung.state, State::AdminDown | State::Intf) => {
+                self.add(type_, ConditionStatus::False, reason(rung), &rung.message);
+            }
+            Some(unknown) => {
+                let status = if unknown.met { ConditionStatus::Unknown } else { ConditionStatus::False };
+                let reason = Reason::IkeDaemonAway;
+                let message = format!("the IKE daemon is away ({}): {}", unknown.why, reason.cure());
+                self.add(type_, status, reason, &message);
+            }
+            None if rung.state < State::Nhrp => {
+                self.add(type_, ConditionStatus::False, reason(rung), &rung.message);
+            }
+            None => self.add(type_, ConditionStatus::True, Reason::Protected, ""),
+        }
+        if ipsec.certificate.is_none() {
+            let shared = Reason::SharedSecret;
+            let message = format!("{} {}", shared.cause(), shared.cure());
+            self.add(ConditionType::Authenticated, ConditionStatus::False, shared, &message);
+        }
+    }
+
     fn forwarding(&mut self, tunnel: Option<&TunnelSummary>) {
         let type_ = ConditionType::ForwardingReady;
         let path = tunnel.and_then(|t| t.short_path);
@@ -187,7 +218,7 @@ impl Verdict {
     fn credentials(&mut self, credentials: &Credentials) {
         let type_ = ConditionType::CredentialsReady;
         match credentials {
-            Credentials::None => {}
+            Credentials::None | Credentials::Asked => {}
             Credentials::Ready => self.add(type_, ConditionStatus::True, Reason::Accepted, ""),
             Credentials::Lacking(why) => {
                 self.add(type_, ConditionStatus::False, Reason::SecretsUnavailable, why);
@@ -221,7 +252,14 @@ impl Verdict {
     pub fn passing(&self) -> bool {
         let ready = self.conditions.iter().find(|(type_, ..)| *type_ == ConditionType::Ready);
         ready.is_some_and(|(_, _, reason, _)| {
-            matches!(reason, Reason::Starting | Reason::AddressRequested | Reason::Registering)
+            matches!(
+                reason,
+                Reason::Starting
+                    | Reason::AddressRequested
+                    | Reason::Registering
+                    | Reason::WaitingForIke
+                    | Reason::WaitingForIpsec
+            )
         })
     }
 }

@@ -168,8 +168,7 @@ impl<'a> Facts<'a> {
         let credentials = networks
             .iter()
             .map(|(name, network)| {
-                let refs = &network.spec.nhrp.authentication_secret_refs;
-                (*name, credentials::resolve(name, refs, &snapshot.namespace, &secrets))
+                (*name, credentials::resolve(name, &network.spec, &snapshot.namespace, &secrets))
             })
             .collect();
         let refused = compiled

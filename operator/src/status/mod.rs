@@ -11,15 +11,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use compile::{Finding, Membership, ObjectConditions};
 use crds::endpoint::{Desired, Role};
+use crds::network::{AuthenticationType, IpsecMode};
 use crds::spoke::PlacementType;
 use crds::{
     ConditionStatus, ConditionType, DmvpnEndpoint, DmvpnNetwork, DmvpnNetworkStatus, DmvpnSpoke,
-    DmvpnSpokeStatus, Reason, STATE_UNKNOWN, conditions,
+    DmvpnSpokeStatus, Reason, conditions,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use serde_json::{Value, json};
 
-use self::standing::{Standing, Summary, standing};
+use self::standing::{Standing, Summary, is_silent, protection, standing};
 use crate::decode::Undecodable;
 use crate::events;
 use crate::pass::Endpoints;
@@ -90,7 +91,8 @@ struct Said {
     ready: (ConditionStatus, Reason, String),
     stalled: bool,
     reconciling: bool,
-    credentials: Option<(ConditionStatus, Reason, String)>,
+    /// Conditions that are only there where they mean something.
+    more: Vec<(ConditionType, ConditionStatus, Reason, String)>,
 }
 
 impl Said {
@@ -100,7 +102,7 @@ impl Said {
             ready: (ready, reason, message.into()),
             stalled: false,
             reconciling: false,
-            credentials: None,
+            more: Vec::new(),
         }
     }
 
@@ -129,8 +131,8 @@ impl Said {
             add(type_, status, *reason, if holds { message } else { "" });
         }
         add(ConditionType::Accepted, self.accepted.0, self.accepted.1, &self.accepted.2);
-        if let Some((status, reason, message)) = &self.credentials {
-            add(ConditionType::CredentialsReady, *status, *reason, message);
+        for (type_, status, reason, message) in &self.more {
+            add(*type_, *status, *reason, message);
         }
         list
     }
@@ -247,8 +249,39 @@ impl View<'_> {
             ),
             (None, None) => summary.said("endpoint"),
         };
-        said.credentials = credentials;
+        if let Some((status, reason, message)) = credentials {
+            said.more.push((ConditionType::CredentialsReady, status, reason, message));
+        }
+        said.more.extend(self.protection(network, mine));
         (said, endpoints)
+    }
+
+    /// Of a protected network: whether it is, and what an identity of a member is worth.
+    fn protection(
+        &self,
+        network: &DmvpnNetwork,
+        mine: impl Fn(&DmvpnEndpoint) -> bool,
+    ) -> Vec<(ConditionType, ConditionStatus, Reason, String)> {
+        let ipsec = &network.spec.ipsec;
+        if ipsec.mode != IpsecMode::Required {
+            return Vec::new();
+        }
+        let endpoints: Vec<&DmvpnEndpoint> = self
+            .wanted
+            .iter()
+            .filter(|(_, wanted)| mine(&wanted.endpoint))
+            .filter_map(|(name, _)| self.facts.endpoints.get(name.as_str()).copied())
+            .collect();
+        let mut said = Vec::new();
+        if let Some((status, reason, message)) = protection(&endpoints) {
+            said.push((ConditionType::IpsecReady, status, reason, message));
+        }
+        let shared = Reason::SharedSecret;
+        if ipsec.authentication.as_ref().is_some_and(|it| it.type_ == AuthenticationType::Psk) {
+            let message = format!("{} {}", shared.cause(), shared.cure());
+            said.push((ConditionType::Authenticated, ConditionStatus::False, shared, message));
+        }
+        said
     }
 
     /// A router that is not ours is Ready when a hub of this cluster has its registration.
@@ -268,10 +301,8 @@ impl View<'_> {
             let message = "no hub of this cluster could know it";
             return Said::new(ConditionStatus::True, Reason::NothingHere, message);
         }
-        let unknown =
-            |e: &DmvpnEndpoint| e.status.as_ref().is_some_and(|s| s.state.as_deref() == Some(STATE_UNKNOWN));
         let mut known = Vec::new();
-        for hub in hubs.iter().filter(|h| !unknown(h)) {
+        for hub in hubs.iter().filter(|h| !is_silent(h)) {
             let entries = hub.status.iter().flat_map(|s| &s.external);
             known.extend(
                 entries.filter(|e| e.name == name(spoke)).map(|e| {
@@ -284,7 +315,7 @@ impl View<'_> {
         }
         let nodes: Vec<&str> = hubs.iter().map(|h| h.spec.node_name.as_str()).collect();
         let nodes = nodes.join(", ");
-        if hubs.iter().all(|h| unknown(h)) {
+        if hubs.iter().all(|h| is_silent(h)) {
             let message = format!("the agents of the hubs on {nodes} do not report");
             return Said::new(ConditionStatus::Unknown, Reason::AgentSilent, message).reconciling();
         }

@@ -62,6 +62,47 @@ pub(super) fn standing(endpoint: Option<&DmvpnEndpoint>, wanted: Option<&DmvpnEn
     }
 }
 
+/// Whether the agent of an endpoint does not report.
+pub(super) fn is_silent(endpoint: &DmvpnEndpoint) -> bool {
+    let all = endpoint.status.iter().flat_map(|status| &status.conditions);
+    let mut ready = all.filter(|c| c.type_ == ConditionType::Ready.as_str());
+    ready.any(|c| c.reason == Reason::AgentSilent.as_str())
+}
+
+/// Whether GRE is under IPsec on all of `endpoints`: what the first says where it is not, or nobody knows; `None`: none
+/// has said anything.
+pub(super) fn protection(endpoints: &[&DmvpnEndpoint]) -> Option<(ConditionStatus, Reason, String)> {
+    let type_ = ConditionType::IpsecReady;
+    let (mut good, mut unknown, mut bad) = (0, Vec::new(), Vec::new());
+    for endpoint in endpoints {
+        let node = endpoint.spec.node_name.as_str();
+        if is_silent(endpoint) {
+            unknown.push((Reason::AgentSilent, format!("{node} (the agent does not report)")));
+            continue;
+        }
+        let mut all = endpoint.status.iter().flat_map(|status| &status.conditions);
+        let Some(said) = all.find(|c| c.type_ == type_.as_str()) else { continue };
+        let separator = if said.message.is_empty() { "" } else { ": " };
+        let entry = || {
+            let reason = said.reason.parse().unwrap_or(Reason::Waiting);
+            (reason, format!("{node} ({}{separator}{})", said.reason, said.message))
+        };
+        match said.status.as_str() {
+            "True" => good += 1,
+            "False" => bad.push(entry()),
+            _ => unknown.push(entry()),
+        }
+    }
+    let (status, reason) = match (bad.first(), unknown.first()) {
+        (Some((reason, _)), _) => (ConditionStatus::False, *reason),
+        (None, Some((reason, _))) => (ConditionStatus::Unknown, *reason),
+        (None, None) if good > 0 => return Some((ConditionStatus::True, Reason::Protected, String::new())),
+        (None, None) => return None,
+    };
+    let mut texts: Vec<String> = bad.into_iter().chain(unknown).map(|(_, text)| text).collect();
+    Some((status, reason, few(&mut texts)))
+}
+
 /// What a number of endpoints come to.
 #[derive(Debug, Default)]
 pub(super) struct Summary {

@@ -1,5 +1,5 @@
-//! The last good configuration, for an agent that starts while the API server is away. It holds passwords: mode 0600,
-//! beside the agent's socket on tmpfs, so that it is gone with the kernel state that it describes.
+//! The last good configuration, for an agent that starts while the API server is away. It holds NHRP passwords, and no
+//! keys: mode 0600, beside the agent's socket on tmpfs, so that it is gone with the kernel state that it describes.
 
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -41,7 +41,7 @@ impl Kept {
         DesiredEndpoint {
             spec: self.spec.clone(),
             passwords: self.passwords.iter().map(|p| p.0.clone()).collect(),
-            // Protected networks are refused in clusters (`compile::support`).
+            // Pre-shared keys are in no file: the IKE daemon has them, and the operator tells them again.
             keys: Vec::new(),
             certificate: None,
             origin: Some(self.origin.clone()),

@@ -1,6 +1,6 @@
 //! What the API said, and what follows from it. Pure: no clock, no I/O.
 //!
-//! Of each endpoint there is what is *in force* (the last version that could be used, with its passwords) and the
+//! Of each endpoint there is what is *in force* (the last version that could be used, with its Secrets) and the
 //! *latest* that the API showed. They differ while the latest cannot be decoded or lacks its Secrets; an object that
 //! has vanished leaves only what is in force.
 
@@ -18,6 +18,7 @@ use super::super::directory::problem;
 use super::super::{Desired, DesiredEndpoint, Origin};
 use super::file::Kept;
 use super::secrets::{Answer, Wanted};
+use crate::plan::ipsec::Secret;
 
 /// What the status writer has to know of an object.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +56,9 @@ pub enum Credentials {
     Ready,
     /// They are not, or there are newer ones: why they cannot be had.
     Lacking(String),
+    /// They were asked for just now, for the first time since the agent started, and what an earlier run has left is in
+    /// force meanwhile.
+    Asked,
 }
 
 /// One endpoint.
@@ -73,10 +77,12 @@ struct Latest {
     status: DmvpnEndpointStatus,
 }
 
+/// What Secrets of a network hold.
 #[derive(Clone, Debug, PartialEq)]
-struct Passwords {
+struct Known {
     revision: String,
-    list: Vec<Vec<u8>>,
+    passwords: Vec<Vec<u8>>,
+    keys: Vec<Secret>,
 }
 
 /// What the API said, and what follows.
@@ -84,9 +90,11 @@ struct Passwords {
 pub struct Store {
     node: String,
     held: BTreeMap<String, Held>,
-    passwords: BTreeMap<String, Passwords>,
+    known: BTreeMap<String, Known>,
     /// Why the operator gives no Secrets, empty: nothing is known against it.
     refusal: String,
+    /// It has answered or refused since the agent started.
+    answered: bool,
     /// Names of a list that has begun.
     listing: Option<BTreeSet<String>>,
     listed: bool,
@@ -101,8 +109,9 @@ impl Store {
         let mut store = Self {
             node: node.to_owned(),
             held: BTreeMap::new(),
-            passwords: BTreeMap::new(),
+            known: BTreeMap::new(),
             refusal: String::new(),
+            answered: false,
             listing: None,
             listed: false,
             unreachable: false,
@@ -111,9 +120,11 @@ impl Store {
         for kept in kept.unwrap_or_default() {
             let endpoint = kept.endpoint();
             let Some(origin) = &endpoint.origin else { continue };
-            if !endpoint.passwords.is_empty() {
-                let known = Passwords { revision: kept.revision.clone(), list: endpoint.passwords.clone() };
-                store.passwords.insert(endpoint.spec.network.clone(), known);
+            // Of a protected tunnel the keys are lacking: they are nowhere but in the IKE daemon, until they are told again.
+            if !endpoint.passwords.is_empty() && !has_keys(&endpoint.spec) {
+                let (revision, passwords) = (kept.revision.clone(), endpoint.passwords.clone());
+                let known = Known { revision, passwords, keys: Vec::new() };
+                store.known.insert(endpoint.spec.network.clone(), known);
             }
             let held = Held { in_force: Some(endpoint.clone()), latest: None };
             store.held.insert(origin.object.clone(), held);
@@ -158,12 +169,14 @@ impl Store {
 
     /// The operator has answered, or could not be asked.
     pub fn answer(&mut self, answer: Answer) {
+        self.answered = true;
         match answer {
             Ok(NodeSecrets { networks }) => {
                 self.refusal.clear();
                 for (network, secrets) in networks {
-                    let list = secrets.nhrp_passwords.into_iter().map(|p| p.0).collect();
-                    self.passwords.insert(network, Passwords { revision: secrets.revision, list });
+                    let passwords = secrets.nhrp_passwords.into_iter().map(|p| p.0).collect();
+                    let keys = secrets.ipsec_keys.into_iter().map(|key| Secret(key.0)).collect();
+                    self.known.insert(network, Known { revision: secrets.revision, passwords, keys });
                 }
             }
             Err(error) => self.refusal = error,
@@ -215,24 +228,23 @@ impl Store {
     fn settle(&mut self) {
         for (name, held) in &mut self.held {
             let Some(Latest { spec: Ok(spec), generation, .. }) = &held.latest else { continue };
-            let passwords = self.passwords.get(&spec.network).map(|p| p.list.clone());
-            let needed = !spec.nhrp.authentication_secret_refs.is_empty();
-            let passwords = match passwords {
-                _ if !needed => Vec::new(),
-                Some(passwords) => passwords,
+            let (passwords, keys) = match known(&self.known, spec) {
+                Some(known) => {
+                    let passwords = !spec.nhrp.authentication_secret_refs.is_empty();
+                    let passwords = passwords.then(|| known.passwords.clone());
+                    let keys = has_keys(spec).then(|| known.keys.clone());
+                    (passwords.unwrap_or_default(), keys.unwrap_or_default())
+                }
                 // A farewell without the password is better than none.
-                None if spec.desired == Wish::Absent => Vec::new(),
-                // Without its password the new version would be refused everywhere: the old one stays.
+                None if !needs(spec) || spec.desired == Wish::Absent => Default::default(),
+                // Without its Secrets the new version would be refused everywhere: the old one stays.
                 None => continue,
             };
             let origin = Some(Origin { object: name.clone(), generation: *generation });
-            held.in_force = Some(DesiredEndpoint {
-                spec: spec.clone(),
-                passwords,
-                keys: Vec::new(),
-                certificate: None,
-                origin,
-            });
+            // Certificates are for boxes: `compile::support`.
+            let certificate = None;
+            held.in_force =
+                Some(DesiredEndpoint { spec: spec.clone(), passwords, keys, certificate, origin });
         }
         // What was never in force and is no more leaves no trace.
         self.held.retain(|_, held| held.latest.is_some() || held.in_force.is_some());
@@ -278,9 +290,10 @@ impl Store {
         }
         if let (Some(latest), Credentials::Lacking(why)) = (&held.latest, self.credentials(held)) {
             // Only what somebody can do something about is worth a line: a first answer takes a moment.
-            return (!self.refusal.is_empty() || latest.spec.is_err()).then(|| {
-                problem(object, "spec.nhrp.authenticationSecretRefs", Reason::SecretsUnavailable, why)
-            });
+            let keys = latest.spec.as_ref().is_ok_and(has_keys);
+            let field = if keys { "spec.ipsec.pskSecretRefs" } else { "spec.nhrp.authenticationSecretRefs" };
+            return (!self.refusal.is_empty() || latest.spec.is_err())
+                .then(|| problem(object, field, Reason::SecretsUnavailable, why));
         }
         let present = held.in_force.as_ref().is_some_and(|e| e.spec.desired == Wish::Present);
         let vanished = self.listed && self.listing.is_none() && held.latest.is_none() && present;
@@ -315,7 +328,7 @@ impl Store {
             return Some(Bad { reason: Reason::Duplicate, message });
         }
         match self.credentials(held) {
-            Credentials::Lacking(why) if !self.passwords.contains_key(&spec.network) => {
+            Credentials::Lacking(why) if known(&self.known, spec).is_none() => {
                 Some(Bad { reason: Reason::SecretsUnavailable, message: why })
             }
             _ => None,
@@ -324,14 +337,21 @@ impl Store {
 
     fn credentials(&self, held: &Held) -> Credentials {
         let Some(Latest { spec: Ok(spec), revision, .. }) = &held.latest else { return Credentials::None };
-        if spec.nhrp.authentication_secret_refs.is_empty() || spec.desired == Wish::Absent {
+        if !needs(spec) || spec.desired == Wish::Absent {
             return Credentials::None;
         }
-        let known = self.passwords.get(&spec.network);
+        let known = known(&self.known, spec);
         if known.is_some_and(|p| p.revision == *revision) {
             return Credentials::Ready;
         }
-        let have = if known.is_some() { "the old ones stay in use" } else { "the tunnel waits for them" };
+        if known.is_none() && !self.answered && held.in_force.is_some() {
+            return Credentials::Asked;
+        }
+        let have = match (known, &held.in_force) {
+            (Some(_), _) => "the old ones stay in use",
+            (None, Some(_)) => "what is in force stays",
+            (None, None) => "the tunnel waits for them",
+        };
         let why = match self.refusal.as_str() {
             "" if known.is_some() => "newer Secrets were asked for",
             "" => {
@@ -362,7 +382,7 @@ impl Store {
     pub fn wanted_secrets(&self) -> Wanted {
         let wanted = self.held.values().filter_map(|held| {
             let latest = held.latest.as_ref()?;
-            let lacking = matches!(self.credentials(held), Credentials::Lacking(_));
+            let lacking = matches!(self.credentials(held), Credentials::Lacking(_) | Credentials::Asked);
             let spec = latest.spec.as_ref().ok().filter(|_| lacking)?;
             Some((spec.network.clone(), latest.revision.clone()))
         });
@@ -376,11 +396,26 @@ impl Store {
         }
         let kept = self.held.values().filter_map(|held| {
             let endpoint = held.in_force.as_ref()?;
-            let revision = self.passwords.get(&endpoint.spec.network).map_or("", |p| p.revision.as_str());
+            let revision = self.known.get(&endpoint.spec.network).map_or("", |known| known.revision.as_str());
             Kept::new(endpoint, revision)
         });
         Some(kept.collect())
     }
+}
+
+/// Whether an endpoint has pre-shared keys.
+fn has_keys(spec: &DmvpnEndpointSpec) -> bool {
+    spec.ipsec.as_ref().is_some_and(|it| !it.psk_secret_refs.is_empty())
+}
+
+/// Whether it refers to Secrets at all.
+fn needs(spec: &DmvpnEndpointSpec) -> bool {
+    has_keys(spec) || !spec.nhrp.authentication_secret_refs.is_empty()
+}
+
+/// What is known for an endpoint, if that is enough: an operator of before tells no keys.
+fn known<'a>(all: &'a BTreeMap<String, Known>, spec: &DmvpnEndpointSpec) -> Option<&'a Known> {
+    all.get(&spec.network).filter(|known| !has_keys(spec) || !known.keys.is_empty())
 }
 
 fn decode<T: for<'de> Deserialize<'de>>(data: &serde_json::Value, part: &str) -> Result<T, String> {

@@ -9,6 +9,7 @@ use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 
 use super::store::{Credentials, Store};
+use crate::plan::ipsec::Secret;
 use crate::source::Desired;
 
 fn endpoint(name: &str, network: &str) -> Value {
@@ -55,6 +56,7 @@ fn answer(network: &str, revision: &str, password: &str) -> NodeSecrets {
     let secrets = NetworkSecrets {
         revision: revision.to_owned(),
         nhrp_passwords: vec![ByteString(password.as_bytes().to_vec())],
+        ipsec_keys: Vec::new(),
     };
     NodeSecrets { networks: [(network.to_owned(), secrets)].into() }
 }
@@ -201,6 +203,55 @@ fn passwords_come_from_the_operator_and_old_ones_stay_meanwhile() {
     let mut fresh = Store::new("west-1", None);
     list(&mut fresh, &[with(secret(plain, 1, "r1"), 1, &[("/spec/desired", json!("Absent"))])]);
     assert_eq!(summary(&fresh.desired()), (vec![], strings(&["branches"]), vec![]));
+}
+
+#[test]
+fn keys_are_nowhere_but_in_memory_and_are_asked_for_anew() {
+    let dir = std::env::temp_dir().join(format!("dmvpn-keys-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("directory");
+    let with_key = |key: &str| {
+        let mut answer = answer("branches", "r1", "pw");
+        let keys = &mut answer.networks.get_mut("branches").expect("it").ipsec_keys;
+        keys.push(ByteString(key.as_bytes().to_vec()));
+        answer
+    };
+    let ipsec = json!({
+        "pskSecretRefs": [{"name": "key"}], "rekeySeconds": 3600, "dpdSeconds": 10, "udpEncapsulation": "Auto"
+    });
+    let protected = with(secret(endpoint("a", "branches"), 1, "r1"), 1, &[("/spec/ipsec", ipsec)]);
+    let keys = |store: &Store| store.desired().endpoints[0].keys.clone();
+    let mut store = Store::new("west-1", None);
+    list(&mut store, std::slice::from_ref(&protected));
+    // An operator of before tells passwords alone: the tunnel waits.
+    store.answer(Ok(answer("branches", "r1", "pw")));
+    assert_eq!(store.desired().endpoints, []);
+    let bad = store.seen()[0].bad.clone().expect("a reason");
+    assert_eq!(bad.reason, crds::Reason::SecretsUnavailable);
+    store.answer(Ok(with_key("k3y")));
+    assert_eq!(keys(&store), [Secret(b"k3y".to_vec())]);
+    let mut file = super::file::File::new(&dir);
+    file.save(&store.kept());
+    let text = std::fs::read_to_string(dir.join(super::LAST_GOOD)).expect("file");
+    assert!(text.contains("cHc=") && !text.contains("azN5"), "{text}");
+
+    // After a restart the tunnel goes on as it is, and nothing is told against it before the operator was asked.
+    let mut next = Store::new("west-1", file.load());
+    list(&mut next, std::slice::from_ref(&protected));
+    assert_eq!((keys(&next), next.seen()[0].bad.clone()), (vec![], None));
+    assert_eq!(next.seen()[0].credentials, Credentials::Asked);
+    assert_eq!(next.wanted_secrets().len(), 1);
+    next.answer(Err("no connection".into()));
+    assert!(
+        matches!(&next.seen()[0].credentials, Credentials::Lacking(why) if why.contains("in force stays"))
+    );
+    assert_eq!(
+        summary(&next.desired()),
+        (one("branches", 1, "pw"), vec![], strings(&["SecretsUnavailable"]))
+    );
+    next.answer(Ok(with_key("k3y")));
+    assert_eq!((keys(&next).len(), next.seen()[0].credentials.clone()), (1, Credentials::Ready));
+    assert!(!format!("{:?} {next:?}", next.desired()).contains("k3y"));
+    std::fs::remove_dir_all(&dir).expect("directory");
 }
 
 #[test]
