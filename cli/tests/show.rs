@@ -310,6 +310,7 @@ fn tunnel(network: &str, interface: &str) -> Tunnel {
         holding_time: 600,
         protection: String::new(),
         hindrance: String::new(),
+        remark: String::new(),
         keepalive: None,
         interface_state_control: false,
         nhs: vec![],
@@ -321,6 +322,7 @@ fn tunnel(network: &str, interface: &str) -> Tunnel {
             state: State::Up,
             up_down_seconds: Some(472),
             attributes: Attributes { dynamic: true, ..Attributes::default() },
+            group: None,
         }],
         cache: if network == "branches" { vec![entry()] } else { vec![] },
         traffic: Traffic::default(),
@@ -341,5 +343,6 @@ fn entry() -> CacheEntry {
         requesters: vec![],
         reason: String::new(),
         software: None,
+        group: None,
     }
 }

@@ -170,6 +170,7 @@ pub(crate) fn request(
         identity: names::identity(&spoke.owner_on(&site.node.name)),
         ipv4: pools.iter().any(Cidr::is_ipv4),
         ipv6: pools.iter().any(|p| !p.is_ipv4()),
+        qos_group: network.qos_group(spoke.object.spec.qos_group.as_ref()),
     })
 }
 

@@ -77,6 +77,12 @@ impl<'a> Network<'a> {
         self.faults.accepted()
     }
 
+    /// A bandwidth class, if the network has it.
+    pub(crate) fn qos_group(&self, name: Option<&String>) -> Option<String> {
+        let groups = self.object.spec.qos.iter().flat_map(|qos| &qos.groups);
+        name.filter(|name| groups.into_iter().any(|group| group.name == **name)).cloned()
+    }
+
     /// Hubs that run, best first, those that hand their spokes on last.
     pub(crate) fn running_hubs(&self) -> Vec<&HubView<'a>> {
         let mut hubs: Vec<_> = self.hubs.values().filter(|h| h.hub.mode != HubMode::Disabled).collect();

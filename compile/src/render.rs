@@ -44,7 +44,7 @@ pub(crate) fn endpoint(
         },
         phase: settings.phase,
         overlay: network.overlay.clone(),
-        addresses: addresses(hub, shown),
+        addresses: addresses(network, hub, shown),
         subnets: subnets(shown),
         advertise: hub.map(|h| h.advertise.clone()).unwrap_or_default(),
         tunnel: tunnel(site, network, hub, &nhs)?,
@@ -56,6 +56,7 @@ pub(crate) fn endpoint(
         child_hubs: hub.map(|h| children(network, h)).unwrap_or_default(),
         external: if hub.is_some() { externals(network, spokes) } else { Vec::new() },
         registration: EndpointRegistration { policy: settings.registration.policy },
+        qos_groups: hub.and(settings.qos.as_ref()).map(|qos| qos.groups.clone()).unwrap_or_default(),
         routing: EndpointRouting { protocol: settings.routing.protocol, metric: settings.routing.metric },
         nhs,
         ipsec: ipsec(network),
@@ -136,12 +137,17 @@ fn children(network: &Network<'_>, hub: &HubView<'_>) -> Vec<EndpointChildHub> {
     network.hubs.values().filter(names_it).map(child).collect()
 }
 
-fn addresses(hub: Option<&HubView<'_>>, members: &[(&Member, &Spoke<'_>)]) -> Vec<EndpointAddress> {
+fn addresses(
+    network: &Network<'_>,
+    hub: Option<&HubView<'_>>,
+    members: &[(&Member, &Spoke<'_>)],
+) -> Vec<EndpointAddress> {
     let own = hub.into_iter().flat_map(|hub| {
         hub.addresses.iter().map(|address| EndpointAddress {
             address: *address,
             owner: hub.hub.name.clone(),
             identity: hub.hub.identity.clone(),
+            qos_group: None,
         })
     });
     let spokes = members.iter().flat_map(|(member, spoke)| {
@@ -149,6 +155,7 @@ fn addresses(hub: Option<&HubView<'_>>, members: &[(&Member, &Spoke<'_>)]) -> Ve
             address: *address,
             owner: spoke.name.clone(),
             identity: spoke.object.spec.identity.clone(),
+            qos_group: network.qos_group(spoke.object.spec.qos_group.as_ref()),
         })
     });
     own.chain(spokes).collect()
@@ -275,6 +282,7 @@ fn externals(network: &Network<'_>, spokes: &[Spoke<'_>]) -> Vec<EndpointExterna
             overlay_addresses: s.addresses.clone(),
             subnets: s.subnets.iter().map(super::spoke::SubnetView::announced).collect(),
             identity: s.object.spec.identity.clone(),
+            qos_group: network.qos_group(s.object.spec.qos_group.as_ref()),
         })
         .collect();
     externals.sort_by(|a, b| a.name.cmp(&b.name));

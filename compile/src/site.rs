@@ -50,6 +50,14 @@ impl<'a> Site<'a> {
             }
             self.source = Some((asked.clone(), format!("DmvpnSpoke/{}", spoke.name)));
         }
+        if let (Some(group), Some(hub)) = (&spoke.object.spec.qos_group, &self.hub) {
+            let message = format!(
+                "hubs shape what they send to spokes, and node {} is that of hub {hub}, where group {group} does nothing: \
+                 remove it, or move the spoke",
+                self.node.name
+            );
+            spoke.faults.degrade(Reason::SettingConflict, "spec.qosGroup", message);
+        }
         let mut addresses = spoke.addresses.clone();
         if addresses.is_empty() && self.hub.is_none() && !network.addresses.by_hub() {
             let owner = spoke.owner_on(&self.node.name);

@@ -121,6 +121,15 @@ impl<'a> Spoke<'a> {
                 self.faults.reject(Reason::Invalid, format!("spec.hubs[{i}]"), message);
             }
         }
+        if let Some(group) = &self.object.spec.qos_group
+            && network.qos_group(Some(group)).is_none()
+        {
+            let message = format!(
+                "DmvpnNetwork/{} has no group {group} in qos.groups, and nothing is shaped: add it there, or correct the name",
+                network.name
+            );
+            self.faults.degrade(Reason::Invalid, "spec.qosGroup", message);
+        }
         if let Some(message) = network.not_the_other_end(&self.addresses) {
             self.faults.reject(Reason::SettingConflict, "spec.overlayAddresses", message);
         }

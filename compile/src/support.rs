@@ -133,7 +133,14 @@ const NETWORK: &[Row<DmvpnNetworkSpec>] = &[
     },
     Row { asked: |s| list("spec.groups", &s.groups), instead: "remove it" },
     Row { asked: |s| some("spec.access", s.access.as_ref()), instead: "remove it" },
-    Row { asked: |s| some("spec.qos", s.qos.as_ref()), instead: "remove it" },
+    Row {
+        // Links over IPv6 have no next hop that a packet could be told by; without NHRP nobody registers.
+        asked: |s| {
+            let unshaped = over_ipv6(s) || s.nhrp.mode == NhrpMode::Disabled;
+            some("spec.qos", s.qos.as_ref().filter(|_| unshaped))
+        },
+        instead: "over an IPv6 underlay and without NHRP remove it",
+    },
     Row {
         asked: |s| {
             let by = certificate(s).and_then(|it| it.issuer_ref.as_ref());
@@ -219,7 +226,6 @@ const SPOKE: &[Row<DmvpnSpokeSpec>] = &[
     },
     Row { asked: |s| list("spec.pskSecretRefs", &s.psk_secret_refs), instead: "remove it" },
     Row { asked: |s| some("spec.group", s.group.as_ref()), instead: "remove it" },
-    Row { asked: |s| some("spec.qosGroup", s.qos_group.as_ref()), instead: "remove it" },
 ];
 
 fn protected(spec: &DmvpnNetworkSpec) -> bool {

@@ -112,6 +112,13 @@ pub struct DmvpnEndpointSpec {
     /// Who may register; on hubs only.
     #[serde(default)]
     pub registration: EndpointRegistration,
+    /// Bandwidth classes that spokes may be of; on hubs only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 64),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub qos_groups: Vec<crate::network::QosGroup>,
     /// How prefixes get into the routing tables.
     pub routing: EndpointRouting,
     /// Protection by IPsec: no clear GRE ever enters or leaves. Absent: none.
@@ -152,6 +159,10 @@ pub struct EndpointAddress {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "bounds::identity")]
     pub identity: Option<String>,
+    /// Bandwidth class of the owner, told to the hubs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "bounds::label")]
+    pub qos_group: Option<String>,
 }
 
 /// A prefix behind the node.
@@ -283,6 +294,10 @@ pub struct EndpointAddressRequest {
     pub ipv4: bool,
     /// An IPv6 address is wanted.
     pub ipv6: bool,
+    /// Bandwidth class of the spoke, told to the hubs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "bounds::label")]
+    pub qos_group: Option<String>,
 }
 
 /// What a hub assigns addresses from.
@@ -387,6 +402,10 @@ pub struct EndpointExternal {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "bounds::identity")]
     pub identity: Option<String>,
+    /// Its bandwidth class, whatever it says itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "bounds::label")]
+    pub qos_group: Option<String>,
 }
 
 /// Who may register.

@@ -113,6 +113,8 @@ reasons! {
         "Bring the underlay up, or set tunnelSource.interface or tunnelSource.address.";
     InterfaceNotCreated: "The kernel refused the tunnel interface.",
         "See the message: ip_gre may be missing, or CAP_NET_ADMIN.";
+    NotShaped: "The kernel or nft refuses what shapes to the rates of qos.groups: spokes get what comes.",
+        "See the message: sch_htb or sch_fq_codel may be missing.";
     NoRouteToHub: "The underlay has no route to the hub's underlay address.", "Correct the underlay's routing.";
     RecursiveRouting: "The hub's underlay address is routed through the tunnel itself.",
         "Do not announce underlay addresses in the overlay.";

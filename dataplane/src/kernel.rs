@@ -11,12 +11,13 @@ use tokio::sync::{Mutex, mpsc};
 
 use crate::Error;
 use crate::model::{
-    GreLink, KernelEvent, Link, LinkCounters, Lookup, Neighbour, Observed, Op, PROTOCOL, Route,
+    GreLink, KernelEvent, Link, LinkCounters, Lookup, Neighbour, Observed, Op, PROTOCOL, Route, Shaper,
 };
 use crate::monitor::{self, Monitor};
 use crate::requests::Requests;
 use crate::wire::frame::{Refusal, Request};
-use crate::wire::{decode, encode};
+use crate::wire::tc::Qdisc;
+use crate::wire::{decode, encode, tc};
 use crate::writer::Writer;
 
 /// Handles of one network namespace; cheap to clone. Clones share their sockets, calls queue up behind each
@@ -92,6 +93,7 @@ impl Kernel {
                 _ => {}
             }
         }
+        seen.shapers = shapers(&mut requests, &gre).await?;
         drop(requests);
         let mut state = self.writer.lock().await;
         state.routes = seen.routes.iter().map(|route| state.place(route)).collect();
@@ -311,6 +313,11 @@ impl State {
             }
             Op::PutNeighbour(neighbour) => encode::put_neighbour(neighbour)?,
             Op::DeleteNeighbour { link, overlay } => encode::delete_neighbour(*link, *overlay),
+            Op::PutShaper { link } => tc::put_root(*link),
+            Op::DeleteShaper { link } => tc::delete_root(*link),
+            Op::PutClass(class) => tc::put_class(class),
+            Op::PutLeaf { link, minor } => tc::put_leaf(*link, *minor),
+            Op::DeleteClass { link, minor } => tc::delete_class(*link, *minor),
             Op::CreateGre(link) => encode::create_link(link)?,
             Op::ChangeGre { index, link } => encode::change_link(*index, link)?,
         })
@@ -372,6 +379,27 @@ async fn our_routes(requests: &mut Requests) -> Result<Vec<Route>, Error> {
     Ok(routes)
 }
 
+/// Which of these links shape, and how.
+async fn shapers(requests: &mut Requests, links: &HashSet<u32>) -> Result<Vec<Shaper>, Error> {
+    let mut shapers: Vec<Shaper> = Vec::new();
+    let mut leaves = Vec::new();
+    let seen = requests.dump_raw("dump queueing disciplines", tc::dump_qdiscs(), tc::qdisc).await?;
+    for (link, what) in seen.into_iter().filter(|(link, _)| links.contains(link)) {
+        match what {
+            Qdisc::Root => shapers.push(Shaper { link, ..Shaper::default() }),
+            Qdisc::Leaf(minor) => leaves.push((link, minor)),
+            Qdisc::Other => {}
+        }
+    }
+    for shaper in &mut shapers {
+        let classes = requests.dump_raw("dump classes", tc::dump_classes(shaper.link), tc::class).await?;
+        shaper.classes = classes;
+        let own = leaves.iter().filter(|(link, _)| *link == shaper.link);
+        shaper.leaves = own.map(|(_, minor)| *minor).collect();
+    }
+    Ok(shapers)
+}
+
 /// A link that we made and had no time to mark: our parameters, no alias, and still down as we make them.
 fn is_leftover(old: &Link, wanted: &GreLink) -> bool {
     let unmarked = GreLink { alias: String::new(), up: false, ..wanted.shown() };
@@ -381,7 +409,12 @@ fn is_leftover(old: &Link, wanted: &GreLink) -> bool {
 fn deletes(op: &Op) -> bool {
     matches!(
         op,
-        Op::DeleteLink { .. } | Op::DeleteAddress(_) | Op::DeleteRoute(_) | Op::DeleteNeighbour { .. }
+        Op::DeleteLink { .. }
+            | Op::DeleteAddress(_)
+            | Op::DeleteRoute(_)
+            | Op::DeleteNeighbour { .. }
+            | Op::DeleteShaper { .. }
+            | Op::DeleteClass { .. }
     )
 }
 
@@ -404,5 +437,10 @@ fn describe(op: &Op) -> String {
         Op::DeleteRoute(r) => format!("delete route {} metric {} table {}", r.prefix, r.metric, r.table),
         Op::PutNeighbour(n) => format!("put neighbour {} at {} on link {}", n.overlay, n.nbma, n.link),
         Op::DeleteNeighbour { link, overlay } => format!("delete neighbour {overlay} on link {link}"),
+        Op::PutShaper { link } => format!("put htb on link {link}"),
+        Op::DeleteShaper { link } => format!("delete htb of link {link}"),
+        Op::PutClass(c) => format!("put class {} of {} bytes/s on link {}", c.minor, c.rate, c.link),
+        Op::PutLeaf { link, minor } => format!("put fq_codel below class {minor} of link {link}"),
+        Op::DeleteClass { link, minor } => format!("delete class {minor} of link {link}"),
     }
 }

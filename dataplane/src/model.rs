@@ -170,6 +170,46 @@ pub struct Neighbour {
     pub nbma: IpAddr,
 }
 
+/// Major number of our queueing discipline and its classes: a class is `d600:N`.
+pub const ROOT: u16 = 0xd600;
+
+/// A class of our root queueing discipline: what goes there in the mean is no more than its rate.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Class {
+    /// Interface index.
+    pub link: u32,
+    /// Its number, from 1.
+    pub minor: u16,
+    /// Bytes a second, outer IP and GRE header of a multipoint link included. As observed, 0 is something that no
+    /// wanted class is.
+    pub rate: u32,
+    /// Time that a burst takes at that rate, in units of 64 ns (the kernel's).
+    pub burst: u32,
+}
+
+impl Class {
+    /// A class of `rate_kbps` kbit/s, whose burst is of so many bytes; else of what the rate carries in 50 ms, and two
+    /// packets at least.
+    pub fn new(link: u32, minor: u16, rate_kbps: u32, burst_bytes: Option<u32>) -> Self {
+        let rate = (u64::from(rate_kbps) * 125).clamp(1, u64::from(u32::MAX));
+        let burst = burst_bytes.map_or_else(|| (rate / 20).max(3_000), u64::from);
+        let ticks = burst * (1_000_000_000 / 64) / rate;
+        let (rate, burst) = (rate as u32, u32::try_from(ticks.max(1)).unwrap_or(u32::MAX));
+        Self { link, minor, rate, burst }
+    }
+}
+
+/// How a link shapes, as observed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shaper {
+    /// Interface index.
+    pub link: u32,
+    /// Its classes.
+    pub classes: Vec<Class>,
+    /// Numbers of those that have their `fq_codel`.
+    pub leaves: Vec<u16>,
+}
+
 /// One change. Deletions of what is already gone succeed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
@@ -208,6 +248,32 @@ pub enum Op {
         /// Overlay address.
         overlay: IpAddr,
     },
+    /// Put our root queueing discipline, without classes, on a link that has none.
+    PutShaper {
+        /// Interface index.
+        link: u32,
+    },
+    /// Remove the root queueing discipline, whatever it is, with its classes.
+    DeleteShaper {
+        /// Interface index.
+        link: u32,
+    },
+    /// Add a class or change it, which loses nothing.
+    PutClass(Class),
+    /// Put `fq_codel` below a class.
+    PutLeaf {
+        /// Interface index.
+        link: u32,
+        /// Number of the class.
+        minor: u16,
+    },
+    /// Remove a class, with what waits in it.
+    DeleteClass {
+        /// Interface index.
+        link: u32,
+        /// Number of the class.
+        minor: u16,
+    },
 }
 
 /// All of the kernel's state that concerns us, from one dump.
@@ -223,6 +289,8 @@ pub struct Observed {
     pub neighbours: Vec<Neighbour>,
     /// Overlay hosts that the kernel waits for (state INCOMPLETE) on links of kind `gre`: (link, overlay).
     pub incomplete: Vec<(u32, IpAddr)>,
+    /// Links whose root queueing discipline is ours.
+    pub shapers: Vec<Shaper>,
 }
 
 /// What the monitor reports.
@@ -272,6 +340,11 @@ pub enum KernelEvent {
         link: u32,
         /// Overlay address.
         overlay: IpAddr,
+    },
+    /// A queueing discipline or class of a `gre` link was made, changed or deleted, not by us.
+    Queues {
+        /// Interface index.
+        link: u32,
     },
     /// A table of ours in nft, or something in it, was made or deleted, by us or by somebody else.
     Nft {

@@ -21,15 +21,15 @@ use crate::model::{KernelEvent, PROTOCOL};
 use crate::nft::TABLE_PREFIX;
 use crate::requests::{DATAGRAM, Requests};
 use crate::sys::Netlink;
-use crate::wire::{decode, encode, frame};
+use crate::wire::{decode, encode, frame, tc};
 
 /// Events that may wait for the reader.
 pub(crate) const CHANNEL: usize = 4096;
 /// Kernel-side room for notifications in bytes (about 10 000 of them: the kernel doubles it and counts some
 /// 800 each).
 const RECEIVE_BUFFER: usize = 4 << 20;
-// Multicast groups (linux/rtnetlink.h): link, neighbours, IPv4 and IPv6 addresses and routes.
-const GROUPS: [u32; 8] = [1, 3, 5, 9, 7, 11, 24, 25];
+// Multicast groups (linux/rtnetlink.h): link, neighbours, queueing, IPv4 and IPv6 addresses and routes.
+const GROUPS: [u32; 9] = [1, 3, 4, 5, 9, 7, 11, 24, 25];
 /// RTM_NEWNETCONF.
 const NETCONF: u16 = 80;
 /// NFNLGRP_NFTABLES (linux/netfilter/nfnetlink.h).
@@ -92,6 +92,10 @@ impl Monitor {
         for message in frame::messages(datagram) {
             let event = match message.kind {
                 NETCONF => Some(KernelEvent::Settings),
+                tc::NEW_QDISC | tc::DELETED_QDISC | tc::NEW_CLASS | tc::DELETED_CLASS => {
+                    let link = tc::link(&message).filter(|link| self.gre.contains(link));
+                    link.map(|link| KernelEvent::Queues { link })
+                }
                 _ => message.decode().and_then(|m| self.event(&m)),
             };
             let Some(event) = event else { continue };
@@ -217,9 +221,9 @@ fn nft_table(kind: u16, message: &[u8]) -> Option<&str> {
     name.starts_with(TABLE_PREFIX).then_some(name)
 }
 
-/// Drops notifications of new and deleted routes (types 24, 25) and neighbours (28, 29) that carry the port
-/// number of our writer. BPF loads are big-endian, netlink's fields are in the machine's order.
-fn own_changes(writer: u32) -> [SockFilter; 9] {
+/// Drops notifications of new and deleted routes (types 24, 25), neighbours (28, 29), queueing disciplines (36, 37) and
+/// classes (40, 41) that carry the port number of our writer. BPF loads are big-endian, netlink's fields are in the machine's order.
+fn own_changes(writer: u32) -> [SockFilter; 13] {
     const LOAD_WORD: u16 = 0x20;
     const LOAD_HALF: u16 = 0x28;
     const JUMP_EQUAL: u16 = 0x15;
@@ -227,12 +231,16 @@ fn own_changes(writer: u32) -> [SockFilter; 9] {
     let kind = |n: u16| u32::from(n.to_be());
     [
         SockFilter::new(LOAD_WORD, 0, 0, 12),
-        SockFilter::new(JUMP_EQUAL, 0, 5, writer.to_be()),
+        SockFilter::new(JUMP_EQUAL, 0, 9, writer.to_be()),
         SockFilter::new(LOAD_HALF, 0, 0, 4),
-        SockFilter::new(JUMP_EQUAL, 4, 0, kind(24)),
-        SockFilter::new(JUMP_EQUAL, 3, 0, kind(25)),
-        SockFilter::new(JUMP_EQUAL, 2, 0, kind(28)),
-        SockFilter::new(JUMP_EQUAL, 1, 0, kind(29)),
+        SockFilter::new(JUMP_EQUAL, 8, 0, kind(24)),
+        SockFilter::new(JUMP_EQUAL, 7, 0, kind(25)),
+        SockFilter::new(JUMP_EQUAL, 6, 0, kind(28)),
+        SockFilter::new(JUMP_EQUAL, 5, 0, kind(29)),
+        SockFilter::new(JUMP_EQUAL, 4, 0, kind(36)),
+        SockFilter::new(JUMP_EQUAL, 3, 0, kind(37)),
+        SockFilter::new(JUMP_EQUAL, 2, 0, kind(40)),
+        SockFilter::new(JUMP_EQUAL, 1, 0, kind(41)),
         SockFilter::new(RETURN, 0, 0, u32::MAX),
         SockFilter::new(RETURN, 0, 0, 0),
     ]

@@ -1,8 +1,8 @@
 //! The nft rules beside a tunnel: one table `inet dmvpn_<network>` for each network, nothing outside it.
 //!
 //! [`render`] makes the text (pure), [`load`] hands it to `nft -f -`, which takes it as one transaction. The
-//! table has up to eight parts: redirect capture, MSS clamping, use tracking, multicast, the guard of a protected tunnel,
-//! whose GRE is taken, and always the drop of ICMP
+//! table has up to nine parts: redirect capture, MSS clamping, use tracking, multicast, the guard of a protected tunnel,
+//! whose GRE is taken, classes of what is shaped, and always the drop of ICMP
 //! redirects that would leave by the tunnel and of multicast that the kernel itself would put into GRE. Loading a
 //! table anew empties its sets: load only when the text changed.
 
@@ -19,6 +19,9 @@ use crate::Error;
 use crate::names;
 
 mod peers;
+mod shape;
+
+pub use shape::shaped;
 
 /// What the name of each table of ours starts with.
 pub const TABLE_PREFIX: &str = "dmvpn_";
@@ -62,6 +65,8 @@ pub struct Ruleset {
     pub guard: Option<Guard>,
     /// Of a link in metadata mode: whose GRE it takes.
     pub peers: Option<Peers>,
+    /// What goes to an overlay host gets its class of [`crate::model::ROOT`] (see [`classify`]).
+    pub shape: bool,
 }
 
 /// What of GRE has to be protected.
@@ -198,6 +203,9 @@ pub fn render(rules: &Ruleset) -> String {
         let _ = writeln!(out, "\t\toifname \"{link}\" update @used6 {{ {v6} }}");
         end(out);
     }
+    if rules.shape {
+        shape::render(out, &link);
+    }
     text.push_str("}\n");
     text
 }
@@ -205,6 +213,12 @@ pub fn render(rules: &Ruleset) -> String {
 /// The text that lets these peers into a network's tunnel from now on; it goes behind that of [`render`].
 pub fn admit(network: &str, peers: &[Ipv6Addr]) -> String {
     peers::admit(&table(network), peers)
+}
+
+/// The text that puts overlay hosts (by which packets go) into classes from now on and takes others out; it goes behind
+/// that of [`render`]. `afresh`: what was there before is unknown, and goes.
+pub fn classify(network: &str, afresh: bool, out: &[IpAddr], into: &[(IpAddr, u16)]) -> String {
+    shape::classify(&table(network), afresh, out, into)
 }
 
 /// The text that removes a network's table, if it is there.
@@ -437,6 +451,7 @@ mod tests {
             outer: Some((Ipv4Addr::new(192, 0, 2, 2), Some(100))),
             guard: None,
             peers: None,
+            shape: false,
         }
     }
 

@@ -8,7 +8,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 
 use crate::Error;
 use crate::sys::Netlink;
-use crate::wire::frame::{self, NLMSG_DONE, NLMSG_ERROR, Request};
+use crate::wire::frame::{self, NLMSG_DONE, NLMSG_ERROR, Raw, Request};
 use crate::wire::{decode, encode};
 
 /// Longest datagram of a dump in bytes (the kernel fills at most 32 KiB).
@@ -34,6 +34,10 @@ pub(crate) fn remote(link: u32) -> io::Result<Option<IpAddr>> {
     Ok(found)
 }
 
+fn decoded(message: &Raw<'_>) -> Option<RouteNetlinkMessage> {
+    message.decode()
+}
+
 /// The asking end.
 #[derive(Debug)]
 pub(crate) struct Requests {
@@ -57,20 +61,30 @@ impl Requests {
         Ok(Self { socket, sequence: 0, buffer: Vec::new() })
     }
 
+    /// What `read` makes of the messages that answer a dump, of kinds that are not decoded elsewhere.
+    pub(crate) async fn dump_raw<T>(
+        &mut self,
+        what: &str,
+        request: Request,
+        read: impl Fn(&Raw<'_>) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let (found, interrupted) = self.exchange(what, request.clone(), false, &read).await?;
+            if !interrupted || tries == TRIES {
+                return Ok(found);
+            }
+        }
+    }
+
     /// All messages that answer a dump. Ones that cannot be decoded are left out (and said in the log).
     pub(crate) async fn dump(
         &mut self,
         what: &str,
         request: Request,
     ) -> Result<Vec<RouteNetlinkMessage>, Error> {
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            let (messages, interrupted) = self.exchange(what, request.clone(), false).await?;
-            if !interrupted || tries == TRIES {
-                return Ok(messages);
-            }
-        }
+        self.dump_raw(what, request, decoded).await
     }
 
     /// The answer to a single question; `None` if the kernel only said "yes".
@@ -79,16 +93,17 @@ impl Requests {
         what: &str,
         request: Request,
     ) -> Result<Option<RouteNetlinkMessage>, Error> {
-        let (messages, _) = self.exchange(what, request, true).await?;
+        let (messages, _) = self.exchange(what, request, true, &decoded).await?;
         Ok(messages.into_iter().next())
     }
 
-    async fn exchange(
+    async fn exchange<T>(
         &mut self,
         what: &str,
         request: Request,
         acknowledge: bool,
-    ) -> Result<(Vec<RouteNetlinkMessage>, bool), Error> {
+        read: &impl Fn(&Raw<'_>) -> Option<T>,
+    ) -> Result<(Vec<T>, bool), Error> {
         // Answers to a question whose asker went away have another number and are skipped.
         self.sequence = self.sequence.wrapping_add(1);
         let sequence = self.sequence;
@@ -108,7 +123,7 @@ impl Requests {
                         Err(refusal) => Err(Error::kernel(what, refusal.errno, refusal.message)),
                     };
                 }
-                answers.extend(message.decode());
+                answers.extend(read(&message));
             }
         }
     }

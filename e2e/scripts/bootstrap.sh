@@ -98,6 +98,7 @@ need ip iproute2
 need nft nftables
 need ping iputils-ping
 need tcpdump tcpdump
+need iperf3 iperf3
 need taskset util-linux
 need gcc gcc
 need make make

@@ -1,7 +1,7 @@
 //! The codec.
 
 use nhrp::wire::{
-    Assignment, Authentication, Builder, Embedded, Extension, HubChunk, Message, Packet, PrefixChunk,
+    Assignment, Authentication, Builder, Embedded, Extension, Groups, HubChunk, Message, Packet, PrefixChunk,
     Software,
 };
 
@@ -46,6 +46,9 @@ fn look_into(extension: &Extension<'_>) {
     let _ = Authentication::read(extension.value);
     if let Ok(hubs) = HubChunk::decode(extension.value) {
         assert_eq!(HubChunk::decode(&hubs.encode()), Ok(hubs));
+    }
+    if let Some(groups) = Groups::decode(extension.value) {
+        assert_eq!(Groups::decode(&groups.encode()), Some(groups));
     }
     if let Some(software) = Software::decode(extension.value) {
         assert_eq!(Software::decode(&software.encode()), Some(software));

@@ -142,6 +142,7 @@ fn config(who: u8) -> Config {
             identity: "branch".into(),
             ipv4: true,
             ipv6: bit(6),
+            group: bit(5).then(|| "gold".to_owned()),
         }),
         pool: (server && asks).then(|| Pool {
             prefixes: vec![net([10, 255, 16, 0], 28)],
@@ -149,6 +150,8 @@ fn config(who: u8) -> Config {
             share: 1,
             shares: 2,
         }),
+        own_groups: if bit(3) { vec![(overlay(1), "gold".to_owned())] } else { Vec::new() },
+        groups: if bit(2) { ["gold".to_owned()].into() } else { BTreeSet::new() },
     }
 }
 

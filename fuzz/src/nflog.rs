@@ -42,6 +42,8 @@ fn config() -> Config {
         mtu: 1400,
         request: None,
         pool: None,
+        own_groups: Vec::new(),
+        groups: std::collections::BTreeSet::new(),
     }
 }
 

@@ -88,6 +88,8 @@ fn configuration() -> Config {
         beside: Vec::new(),
         child_hubs: Vec::new(),
         pool: None,
+        own_groups: Vec::new(),
+        groups: std::collections::BTreeSet::new(),
         request: None,
         fixed_hubs: false,
         fallback_seconds: 0,

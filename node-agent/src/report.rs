@@ -69,6 +69,7 @@ fn tunnel(t: &Tunnel, now: Time) -> view::Tunnel {
             .as_ref()
             .map(|it| format!("{}: {}", it.reason, it.message))
             .unwrap_or_default(),
+        remark: t.remark.clone(),
         keepalive: t.keepalives.as_ref().map(|driver| {
             let settings = spec.tunnel.keepalive.as_ref().filter(|_| driver.line().remote.is_some());
             let tally = driver.tally();
@@ -83,7 +84,7 @@ fn tunnel(t: &Tunnel, now: Time) -> view::Tunnel {
         interface_state_control: spec.tunnel.interface_state == crds::network::InterfaceState::FollowNHS,
         nhs: if t.speaks_nhrp() { nhs(t, &snapshot, now) } else { Vec::new() },
         peers: if t.speaks_nhrp() { peers(t, &snapshot) } else { other_end(t, now) },
-        cache: cache(&snapshot),
+        cache: cache(t, &snapshot),
         traffic: traffic(&snapshot),
     }
 }
@@ -157,6 +158,7 @@ fn other_end(t: &Tunnel, now: Time) -> Vec<Peer> {
         state: rung,
         up_down_seconds: since,
         attributes: Attributes { is_static: true, route_installed: route, ..Attributes::default() },
+        group: None,
     };
     let hubs =
         spec.nhs.iter().flat_map(|hub| hub.overlay_addresses.iter().map(move |it| (*it, &hub.subnets)));
@@ -197,6 +199,7 @@ fn peers(t: &Tunnel, snapshot: &Snapshot) -> Vec<Peer> {
                 route_installed: route,
                 ..Attributes::default()
             },
+            group: group(t, binding).filter(|_| target == IpNet::from(binding.overlay)),
         };
         let resolved = binding.source == Source::Resolved;
         peers.push(peer(IpNet::from(binding.overlay), resolved));
@@ -219,6 +222,7 @@ fn peers(t: &Tunnel, snapshot: &Snapshot) -> Vec<Peer> {
             state: State::Nhrp,
             up_down_seconds: None,
             attributes: Attributes { incomplete: true, no_socket: true, ..Attributes::default() },
+            group: None,
         });
     }
     peers
@@ -233,9 +237,14 @@ fn hub_state(t: &Tunnel, snapshot: &Snapshot, binding: &BindingState) -> State {
     name.and_then(|n| t.hub_rung(n)).map_or(State::Nhrp, |(rung, _)| rung.state)
 }
 
-fn cache(snapshot: &Snapshot) -> Vec<CacheEntry> {
-    let mut entries: Vec<_> =
-        snapshot.bindings.iter().filter(|b| b.source != Source::Requester).map(binding_entry).collect();
+fn cache(t: &Tunnel, snapshot: &Snapshot) -> Vec<CacheEntry> {
+    let mut entries: Vec<_> = snapshot
+        .bindings
+        .iter()
+        .filter(|b| b.source != Source::Requester)
+        .map(|b| (b, binding_entry(b)))
+        .map(|(b, entry)| CacheEntry { group: group(t, b), ..entry })
+        .collect();
     for entry in &mut entries {
         // What a hub of ours says of itself is known by the registration with it.
         let hub = snapshot.nhs.iter().find(|nhs| nhs.overlay == Some(entry.via));
@@ -258,6 +267,14 @@ fn cache(snapshot: &Snapshot) -> Vec<CacheEntry> {
     }
     entries.sort_by_key(|e| e.target);
     entries
+}
+
+/// The bandwidth class of a host: the one that it is shaped by, or that it says.
+fn group(t: &Tunnel, binding: &BindingState) -> Option<view::Group> {
+    let shaped = t.wanted.as_ref().and_then(|wanted| wanted.shaping.group(binding.overlay));
+    let rate = |name: &str| t.spec.qos_groups.iter().find(|it| it.name == name).map(|it| it.rate_kbps);
+    let name = shaped.or(binding.group.as_deref())?;
+    Some(view::Group { name: name.to_owned(), rate_kbps: shaped.and_then(rate) })
 }
 
 fn binding_entry(binding: &BindingState) -> CacheEntry {
@@ -288,6 +305,7 @@ fn binding_entry(binding: &BindingState) -> CacheEntry {
         requesters: binding.requesters.iter().map(|it| (it.overlay, it.request_id)).collect(),
         reason: String::new(),
         software: binding.software.map(software),
+        group: None,
     }
 }
 
@@ -317,6 +335,7 @@ fn shortcut_entry(shortcut: &ShortcutState, egress: Option<&BindingState>) -> Ca
         requesters: Vec::new(),
         reason: shortcut.reason.clone(),
         software: None,
+        group: None,
     }
 }
 

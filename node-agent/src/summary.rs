@@ -35,6 +35,8 @@ pub struct TunnelSummary {
     pub hindrance: Option<Trouble>,
     /// The longest packet that gets through the tunnel to each hub, where that is less than its MTU.
     pub short_path: Option<u32>,
+    /// What is to be borne in mind of how it is configured; empty: nothing.
+    pub remark: String,
     /// It withdraws and will be taken away.
     pub leaving: bool,
     /// Overlay addresses.
@@ -74,6 +76,7 @@ impl TunnelSummary {
             unknown: unknown(tunnel),
             hindrance: tunnel.hindrance.clone(),
             short_path: tunnel.short_path(),
+            remark: tunnel.remark.clone(),
             leaving: is_leaving(tunnel),
             peers,
             external,
@@ -88,6 +91,7 @@ impl TunnelSummary {
             && tunnel.hindrance == self.hindrance
             && tunnel.short_path() == self.short_path
             && away(tunnel) == self.unknown.as_ref().map(|it| (it.why.as_str(), it.met))
+            && tunnel.remark == self.remark
             && self.interface.is_none() == has_interface(tunnel)
             && (self.interface.is_some() || tunnel.wanted.as_ref().map(|w| w.link.local) == self.nbma)
     }

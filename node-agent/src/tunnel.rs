@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crds::Reason;
 use crds::endpoint::{DmvpnEndpointSpec, Role};
 use crds::network::{InterfaceState, NhrpMode, Phase};
-use dataplane::model::{Observed, Op, Route};
+use dataplane::model::{Observed, Op, Route, Shaper};
 use ipnet::IpNet;
 use nhrp::{Engine, Event, Input, LinkId, NhsPhase, Output, Snapshot, Time};
 use tokio::sync::mpsc;
@@ -45,6 +45,9 @@ pub enum Leaving {
     /// It was suspended: the link stays, down. Deadline.
     Suspended(Time),
 }
+
+/// How a link shapes: `None`: not at all.
+pub type Shaped = Option<Shaper>;
 
 /// What came out of the engine in one go.
 #[derive(Debug, Default)]
@@ -92,6 +95,14 @@ pub struct Tunnel {
     pub withdrawn: bool,
     /// The nft table as it was loaded last: our text, and how nft lists what came of it.
     pub loaded_nft: Option<(String, String)>,
+    /// How its link shapes, as it was left last; `None`: not known.
+    pub shaped: Option<Shaped>,
+    /// Hosts that the nft table leads to classes; `None`: not known.
+    pub classified: Option<BTreeMap<IpAddr, u16>>,
+    /// Why its link does not shape as is wanted.
+    pub unshaped: Option<String>,
+    /// What is to be borne in mind of how it is configured; empty: nothing.
+    pub remark: String,
     /// Something that a snapshot holds has changed since the last one.
     pub dirty: bool,
     /// Something that a summary holds (peers) may have changed since the last one.
@@ -156,6 +167,10 @@ impl Tunnel {
             leaving: None,
             withdrawn: false,
             loaded_nft: None,
+            shaped: None,
+            classified: None,
+            unshaped: None,
+            remark: String::new(),
             dirty: false,
             stirred: false,
             doomed: false,
@@ -431,6 +446,19 @@ impl Tunnel {
         }
         self.stand(now);
         drained
+    }
+
+    /// Whether something has changed that its link may have to shape in another way for.
+    pub fn is_to_be_shaped(&self) -> bool {
+        self.link != 0 && self.wanted.as_ref().is_some_and(|wanted| wanted.shaping.is_stirred())
+    }
+
+    /// What is to be borne in mind of how it is configured; said once in the log.
+    pub fn mark(&mut self, remark: String) {
+        if !remark.is_empty() && remark != self.remark {
+            warn!(network = self.spec.network, "{remark}");
+        }
+        self.remark = remark;
     }
 
     /// When what the log held back has to be told.

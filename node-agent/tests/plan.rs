@@ -115,6 +115,12 @@ impl Model {
                     assert!(!used, "neighbour {overlay} removed while a route uses it");
                     kernel.neighbours.retain(|o| (o.link, o.overlay) != (*link, *overlay));
                 }
+                // What shapes is compared by itself (`plan::shaping`).
+                Op::PutShaper { .. }
+                | Op::DeleteShaper { .. }
+                | Op::PutClass(_)
+                | Op::PutLeaf { .. }
+                | Op::DeleteClass { .. } => panic!("{op:?} among the rest"),
             }
         }
     }
@@ -504,4 +510,17 @@ fn summaries_end_at_the_hub_that_tells_them() {
         .map(|route| route.prefix)
         .collect();
     assert_eq!(ends, ["10.1.0.0/16", "10.255.0.0/16", "10.255.1.0/24"].map(net));
+}
+
+#[test]
+fn rates_that_the_kernel_refuses_hinder() {
+    let mut tunnel = node_agent::tunnel::Tunnel::new(spec(), Vec::new());
+    let host = dataplane::Settings { ipv4_forwarding: true, ..dataplane::Settings::default() };
+    tunnel.look_at_host(&host, nhrp::Time(0));
+    assert_eq!(tunnel.hindrance, None);
+    tunnel.unshaped = Some("put htb on link 7: no such file".into());
+    tunnel.look_at_host(&host, nhrp::Time(0));
+    let hindrance = tunnel.hindrance.expect("one");
+    assert_eq!(hindrance.reason, crds::Reason::NotShaped);
+    assert!(hindrance.message.starts_with("put htb on link 7: no such file: See"), "{hindrance:?}");
 }

@@ -28,8 +28,8 @@ pub use duration::{Since, clock};
 pub use filter::{Filter, NoSuchTunnel};
 pub use json::json;
 pub use report::{
-    Attributes, CacheEntry, CacheKind, Keepalive, Nhs, NhsStatus, Peer, Problem, Report, Role, Software,
-    State, Traffic, Tunnel,
+    Attributes, CacheEntry, CacheKind, Group, Keepalive, Nhs, NhsStatus, Peer, Problem, Report, Role,
+    Software, State, Traffic, Tunnel,
 };
 pub use show_dmvpn::show_dmvpn;
 pub use show_dmvpn_detail::show_dmvpn_detail;

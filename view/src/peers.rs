@@ -84,9 +84,21 @@ pub(crate) fn ipv6_stanzas(tunnel: &Tunnel) -> String {
                 Since(peer.up_down_seconds),
                 attributes(&peer.attributes),
             );
+            out += &group_of(peer);
         }
     }
     out
+}
+
+/// Bandwidth class of a peer, in Cisco's lines (`show dmvpn detail`); ours names the rate too.
+pub(crate) fn group_of(peer: &Peer) -> String {
+    let Some(group) = &peer.group else { return String::new() };
+    let name = one_line(&group.name);
+    let applied = match group.rate_kbps {
+        Some(rate) => format!("{name} ({rate} kbit/s)"),
+        None => "none (the network has no such group)".to_owned(),
+    };
+    format!("NHRP group: {name}\n Output QoS service-policy applied: {applied}\n")
 }
 
 /// A line a tunnel and a line an NHS that is not up: state, since when, reason, cause and cure. Empty when all is up.
@@ -104,6 +116,9 @@ pub(crate) fn why_not_up(tunnel: &Tunnel) -> String {
     }
     if !tunnel.hindrance.is_empty() {
         out += &format!("   Forwarding: {}\n", one_line(&tunnel.hindrance));
+    }
+    if !tunnel.remark.is_empty() {
+        out += &format!("   Remark: {}\n", one_line(&tunnel.remark));
     }
     out
 }

@@ -116,6 +116,9 @@ pub struct Tunnel {
     /// What keeps packets from passing through the host, with the cure; empty: nothing that is known of.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hindrance: String,
+    /// What is to be borne in mind of how it is configured; empty: nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub remark: String,
     /// Keepalives of a point-to-point tunnel; absent: none are sent or answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keepalive: Option<Keepalive>,
@@ -235,6 +238,19 @@ pub struct Peer {
     pub up_down_seconds: Option<u64>,
     /// Attributes.
     pub attributes: Attributes,
+    /// Its bandwidth class, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<Group>,
+}
+
+/// Bandwidth class of a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// Name.
+    pub name: String,
+    /// Rate that what is sent there is shaped to, in kbit/s; `None`: it is not shaped, since the network has no such
+    /// class.
+    pub rate_kbps: Option<u32>,
 }
 
 /// Type of a cache entry.
@@ -280,6 +296,9 @@ pub struct CacheEntry {
     /// What runs there, if it says so (an agent of ours does).
     #[serde(default)]
     pub software: Option<Software>,
+    /// Its bandwidth class, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<Group>,
 }
 
 /// Version and capabilities of a peer.

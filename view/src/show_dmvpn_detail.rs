@@ -1,6 +1,6 @@
 //! `show dmvpn detail`: interface, NHSs and target networks of every tunnel.
 
-use crate::peers::{attributes, families, groups, ipv6_stanzas, nbma_peers, why_not_up};
+use crate::peers::{attributes, families, group_of, groups, ipv6_stanzas, nbma_peers, why_not_up};
 use crate::report::{Nhs, Peer, Report, State, Tunnel};
 use crate::text::{
     LEGEND, address, address_or_unknown, family_word, is_of, nhs_status, one_line, remarks, role, state,
@@ -119,6 +119,7 @@ fn rows(tunnel: &Tunnel) -> String {
         for (i, peer) in group.iter().enumerate() {
             let entries = (i == 0).then_some(group.len());
             out += &row(entries, peer);
+            out += &group_of(peer);
         }
     }
     out

@@ -52,6 +52,9 @@ fn stanza(interface: &str, entry: &CacheEntry, detail: bool) -> String {
     if let Some(claimed) = entry.claimed_nbma.filter(|claimed| Some(*claimed) != entry.nbma) {
         out += &format!("    (Claimed NBMA address: {})\n", address(claimed));
     }
+    if let Some(group) = &entry.group {
+        out += &format!("   Group: {}\n", one_line(&group.name));
+    }
     if entry.flags.iter().any(|flag| flag == NO_SOCKET) {
         out += "    (no-socket)\n";
     }

@@ -189,6 +189,7 @@ fn peers() -> impl Strategy<Value = Vec<Peer>> {
                 nexthop_override: t2,
                 temporary: i2,
             },
+            group: None,
         },
     );
     prop::collection::vec(peer, 0..30)
@@ -217,6 +218,7 @@ fn cache() -> impl Strategy<Value = Vec<CacheEntry>> {
         requesters: vec![],
         reason: String::new(),
         software: None,
+        group: None,
     });
     prop::collection::vec(entry, 0..30)
 }

@@ -6,6 +6,7 @@ mod endpoints;
 mod hierarchy;
 mod in_band;
 mod order;
+mod qos;
 mod unsupported;
 
 use std::collections::BTreeMap;

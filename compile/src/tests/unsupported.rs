@@ -12,7 +12,6 @@ fn networks_that_ask_for_more_are_refused() {
         ("  registration: {policy: AllowListed}", "spec.registration.policy: AllowListed"),
         ("  groups: [{name: g}]", "spec.groups: "),
         ("  access: {defaultAction: Deny}", "spec.access: "),
-        ("  qos: {groups: [{name: gold, rateKbps: 1000}]}", "spec.qos: "),
         (
             "  ipsec: {mode: Required, authentication: {type: Certificate, certificate: {caSecretRefs: [{name: s}]}}}",
             "spec.ipsec.authentication.certificate.secretRef: our own signer is not supported by this version: name",
@@ -51,6 +50,11 @@ fn networks_that_ask_for_more_are_refused() {
     for (line, to, want) in [
         ("", "name: hub1, identity: h.example.net,", "spec.hubs[0].identity: h.example.net"),
         (
+            "  qos: {groups: [{name: gold, rateKbps: 1000}]}\n  tunnel: {underlayFamily: IPv6}",
+            "name: hub1,",
+            "spec.qos: {\"groups\":[{\"name\":\"gold\",\"rateKbps\":1000}]} is not supported by this version: over an IPv6 underlay",
+        ),
+        (
             "  ipsec: {mode: Required, authentication: {type: PSK, pskSecretRefs: [{name: s}]}}",
             "name: hub1, tunnelSource: {vrf: red},",
             "spec.hubs[0].tunnelSource.vrf: red is not supported by this version: under IPsec",
@@ -76,7 +80,6 @@ fn spokes_that_ask_for_more_are_refused_and_stop_nobody() {
         ("  identity: a.example.net", "spec.identity: a.example.net"),
         ("  pskSecretRefs: [{name: s}]", "spec.pskSecretRefs: "),
         ("  group: g", "spec.group: g"),
-        ("  qosGroup: g", "spec.qosGroup: g"),
     ] {
         let yaml = network("branches", "  addressing: {pools: [10.255.16.0/20]}")
             + &spoke("a", line)
@@ -99,6 +102,7 @@ fn what_this_version_does_is_accepted() {
         "  routing: {protocol: None, metric: 50}",
         "  ipsec: {mode: Disabled, dpdSeconds: 20}",
         "  ipsec: {mode: Required, authentication: {type: PSK, pskSecretRefs: [{name: s}]}, proposals: [aes128-sha256-x25519]}",
+        "  qos: {groups: [{name: gold, rateKbps: 1000}]}",
         "  suspend: true",
         "  clusters: [{name: c, maxConnections: 1}]\n  fallbackSeconds: 30",
     ] {

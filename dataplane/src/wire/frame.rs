@@ -88,6 +88,11 @@ impl<'a> Raw<'a> {
         Some(String::from_utf8_lossy(text).into_owned())
     }
 
+    /// What follows its header.
+    pub(crate) fn payload(&self) -> &'a [u8] {
+        self.whole.get(HEADER..).unwrap_or(&[])
+    }
+
     /// The attributes of a message, type and value, after a header of its family of `size` bytes.
     pub(crate) fn attributes(&self, size: usize) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
         attributes(self.whole.get(HEADER + size..).unwrap_or(&[]))
@@ -95,7 +100,7 @@ impl<'a> Raw<'a> {
 }
 
 /// Attributes, type and value; ends at the first that is malformed.
-fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let (length, kind) = split(word(rest, 0)?);
         let length = usize::from(length);

@@ -4,6 +4,7 @@
 pub(crate) mod decode;
 pub(crate) mod encode;
 pub(crate) mod frame;
+pub(crate) mod tc;
 
 #[cfg(test)]
 mod tests;

@@ -217,6 +217,7 @@ impl World {
                 }
             }
             Output::RemoveNeighbour { overlay, .. } => {
+                kernel.groups.remove(&overlay);
                 let used = kernel.routes.iter().find(|((_, kind), via)| **via == overlay && !asks(*kind));
                 if let Some(((prefix, _), _)) = used {
                     wrong = Some(format!("{index} loses neighbour {overlay}, to which {prefix} leads"));
@@ -242,6 +243,15 @@ impl World {
             Output::RemoveRoute { prefix, kind, .. } => {
                 if kernel.routes.remove(&(prefix, kind)).is_none() {
                     wrong = Some(format!("{index} removes {prefix} ({kind:?}), which is not there"));
+                }
+            }
+            Output::Group { overlay, group, .. } => {
+                if !kernel.neighbours.contains_key(&overlay) {
+                    wrong = Some(format!("{index} puts {overlay}, which it does not know, into a class"));
+                }
+                match group {
+                    Some(group) => drop(kernel.groups.insert(overlay, group)),
+                    None => drop(kernel.groups.remove(&overlay)),
                 }
             }
             // Nobody here asks for an address.

@@ -14,6 +14,8 @@ use crate::plan::{NodePlan, Role};
 pub(crate) struct Kernel {
     pub(crate) neighbours: BTreeMap<IpAddr, IpAddr>,
     pub(crate) routes: BTreeMap<(IpNet, RouteKind), IpAddr>,
+    /// Bandwidth classes of clients.
+    pub(crate) groups: BTreeMap<IpAddr, String>,
 }
 
 impl Kernel {

@@ -188,6 +188,17 @@ impl Plan {
             }
             self.nodes.push(NodePlan { role: Role::Hostile, foreign: false, nat: None, config });
         }
+        // Every other spoke is of a class; some hubs know it.
+        for (index, node) in self.nodes.iter_mut().enumerate() {
+            match node.role {
+                Role::Hub if index % 2 == 0 => node.config.groups = ["gold".to_owned()].into(),
+                Role::Spoke if index % 2 == 0 => {
+                    let local = node.config.local.iter();
+                    node.config.own_groups = local.map(|local| (*local, "gold".to_owned())).collect();
+                }
+                _ => {}
+            }
+        }
         for node in self.nodes.iter_mut().filter(|node| node.role == Role::Hub) {
             node.config.external.clone_from(&declared);
         }
@@ -242,6 +253,8 @@ impl Plan {
             mtu: 1400,
             request: None,
             pool: None,
+            own_groups: Vec::new(),
+            groups: std::collections::BTreeSet::new(),
         }
     }
 }

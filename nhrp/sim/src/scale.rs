@@ -80,6 +80,8 @@ fn config(n: u32, hub: Option<u32>, lans: Vec<IpNet>) -> Config {
         mtu: 1400,
         request: None,
         pool: None,
+        own_groups: Vec::new(),
+        groups: std::collections::BTreeSet::new(),
     }
 }
 

@@ -86,6 +86,11 @@ impl World {
                 if kernel.neighbours.get(&node.overlay()).copied() != public {
                     return Some(format!("hub {hub} does not know {member}"));
                 }
+                let said = node.config.own_groups.first().filter(|_| !node.foreign && !foreign_hub);
+                let said = said.map(|(_, group)| group);
+                if kernel.groups.get(&node.overlay()) != said {
+                    return Some(format!("hub {hub} does not know the class of {member}"));
+                }
                 for net in &node.config.subnets {
                     if kernel.routes.get(&(*net, RouteKind::Registered)) != Some(&node.overlay()) {
                         return Some(format!("hub {hub} has no route to {net} of {member}"));

@@ -28,6 +28,8 @@ pub(crate) struct Binding {
     pub(crate) extended: bool,
     /// What it says of itself.
     pub(crate) software: Option<Software>,
+    /// Its bandwidth class.
+    pub(crate) group: Option<Box<str>>,
     /// Shortcuts that lead to it.
     pub(crate) users: u32,
     /// Its own list.
@@ -55,6 +57,7 @@ impl Binding {
             mtu: 0,
             extended: false,
             software: None,
+            group: None,
             users: 0,
             lists: None,
             requesters: Requesters::default(),
@@ -101,6 +104,8 @@ impl Engine {
             }
             binding.users = old.users;
             binding.requesters = std::mem::take(&mut old.requesters);
+            // The shell was told of it, and knows the host by its address: whoever has that now says another.
+            binding.group = old.group.take();
             if old.source == binding.source {
                 binding.made = old.made;
                 binding.expires = binding.expires.or(old.expires);

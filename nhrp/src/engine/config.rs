@@ -1,5 +1,6 @@
 //! The engine's configuration: one tunnel of one network on one node.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -74,6 +75,10 @@ pub struct Config {
     pub request: Option<AddressRequest>,
     /// What this NHS assigns addresses from in band; `None`: it assigns none.
     pub pool: Option<Pool>,
+    /// Bandwidth classes of our addresses, 1 to 63 bytes: told when they are registered.
+    pub own_groups: Vec<(IpAddr, String)>,
+    /// Bandwidth classes that clients may be of.
+    pub groups: BTreeSet<String>,
 }
 
 /// Wish for overlay addresses.
@@ -85,6 +90,8 @@ pub struct AddressRequest {
     pub ipv4: bool,
     /// An IPv6 address is wanted.
     pub ipv6: bool,
+    /// Bandwidth class of the address that is given.
+    pub group: Option<String>,
 }
 
 /// What an NHS assigns addresses from.

@@ -54,6 +54,9 @@ impl Engine {
         if old.hub_list != new.hub_list {
             self.hub_list_changed(now);
         }
+        if old.groups != new.groups {
+            self.groups_changed(now);
+        }
         self.configure_child_hubs(now, &old, &new);
         self.configure_externals(now, &old, &new);
         if old.subnets != new.subnets || old.beside != new.beside {
@@ -70,6 +73,7 @@ impl Engine {
                 config.unique,
                 config.authentication.clone(),
                 config.mtu,
+                (config.own_groups.clone(), config.request.as_ref().and_then(|it| it.group.clone())),
             )
         };
         if told(&old) != told(&new) || revived {
@@ -371,6 +375,12 @@ impl Engine {
             self.install_host(overlay, nbma, true);
         }
         let link = self.config.link;
+        let mut groups: Vec<_> =
+            self.bindings.iter().filter_map(|(it, binding)| Some((*it, binding.group.clone()?))).collect();
+        groups.sort_unstable();
+        for (overlay, group) in groups {
+            self.outputs.push_back(Output::Group { link, overlay, group: Some(group.into()) });
+        }
         for (prefix, owner) in self.prefixes.iter() {
             let kind = RouteKind::Registered;
             self.outputs.push_back(Output::InstallRoute { link, prefix, via: owner.via, kind });

@@ -155,6 +155,8 @@ drop_reasons! {
     TableFull => "table full",
     /// An unknown compulsory extension.
     UnknownExtension => "unknown compulsory extension",
+    /// A registration that names a bandwidth class which is not configured: it is accepted without.
+    UnknownGroup => "unknown QoS group",
     /// A packet type that we do not know.
     UnknownType => "unknown packet type",
     /// A reply or error that matches no outstanding request.

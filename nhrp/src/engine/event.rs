@@ -60,6 +60,15 @@ pub enum Event {
         /// Where it was.
         nbma: IpAddr,
     },
+    /// A client says that it is of a bandwidth class that is not configured: it is served as one without.
+    GroupUnknown {
+        /// Its overlay address.
+        overlay: IpAddr,
+        /// Its NBMA address.
+        nbma: IpAddr,
+        /// The name.
+        group: String,
+    },
     /// A hub told us which hubs the network has.
     HubsTold {
         /// Its name.
@@ -173,6 +182,12 @@ impl fmt::Display for Event {
             }
             Self::Dropped { reason, from: None, count } => write!(f, "dropped {count}: {reason}"),
             Self::Expired { overlay, nbma } => write!(f, "registration of {overlay} at {nbma} expired"),
+            Self::GroupUnknown { overlay, nbma, group } => {
+                write!(
+                    f,
+                    "{overlay} at {nbma} is of QoS group {group:?}, which the network does not define: not shaped"
+                )
+            }
             Self::HubsTold { teller, names } => write!(f, "hub {teller} tells of {}", names.join(", ")),
             Self::Moved { overlay, from, to } => write!(f, "{overlay} moved from {from} to {to}"),
             Self::NhsChosen { name, overlay } => write!(f, "traffic goes by hub {name} ({overlay})"),
@@ -213,6 +228,7 @@ impl Event {
             Self::AddressConflict { .. }
                 | Self::AddressRefused { .. }
                 | Self::Dropped { .. }
+                | Self::GroupUnknown { .. }
                 | Self::NhsDown { .. }
                 | Self::PrefixRefused { .. }
                 | Self::RegistrationRefused { .. }

@@ -152,6 +152,15 @@ pub enum Output {
         /// The address.
         address: IpAddr,
     },
+    /// A client of ours is of this bandwidth class (`None`: of none, or of no more). It ends with the neighbour.
+    Group {
+        /// The tunnel interface.
+        link: LinkId,
+        /// Overlay address.
+        overlay: IpAddr,
+        /// Name of the class, as the client says it: the configuration may not know it.
+        group: Option<String>,
+    },
     /// Find out whether traffic uses this shortcut; answer with [`Input::Use`].
     QueryUse {
         /// The prefix.

@@ -27,6 +27,7 @@ mod counters;
 mod event;
 mod fault;
 mod glean;
+mod groups;
 mod hierarchy;
 mod hub_list;
 mod io;
@@ -154,6 +155,7 @@ pub struct Engine {
     resolve_budget: Bucket,
     /// Refused claims, by overlay address and claimant: told as rarely as drops.
     refusals_told: Limiter<(IpAddr, IpAddr)>,
+    groups_told: Limiter<IpAddr>,
     withdrawing: bool,
     withdrawn: bool,
     /// The rule that does not hold.
@@ -308,6 +310,7 @@ impl Engine {
             budgets: Budgets::new(now),
             resolve_budget: Bucket::new(glean::PER_SECOND, glean::BURST, now),
             refusals_told: Limiter::new(DROP_EVENT_MS, TABLE_BOUND),
+            groups_told: Limiter::new(DROP_EVENT_MS, TABLE_BOUND),
             withdrawing: false,
             withdrawn: false,
             #[cfg(feature = "faults")]

@@ -238,6 +238,7 @@ impl Engine {
             };
             self.bind(now, overlay, binding);
         }
+        self.set_group(now, overlay, state.group.as_deref());
         if state.source != Source::Resolved && state.source != Source::Local {
             let declared =
                 |prefix: &IpNet| self.prefixes.get(*prefix).is_some_and(|owner| owner.external.is_some());
@@ -350,5 +351,6 @@ fn binding_state(now: Time, overlay: IpAddr, binding: &Binding) -> BindingState 
         next_hops: false,
         mtu: binding.mtu,
         software: binding.software,
+        group: binding.group.as_deref().map(str::to_owned),
     }
 }

@@ -102,6 +102,7 @@ impl Engine {
         // What else the packet says is about its sender: who claims one address must not speak for another.
         if accepted && let Some(binding) = self.bindings.get_mut(&header.src_proto) {
             binding.software = received.software();
+            self.group_claimed(now, received);
             self.lease_claimed(now, received);
         }
         let list = if accepted { self.client_list(now, received) } else { None };

@@ -148,6 +148,9 @@ pub struct BindingState {
     /// Version and capabilities, if it says them (0x3803).
     #[serde(default)]
     pub software: Option<Software>,
+    /// Its bandwidth class, if it says one (0x3802).
+    #[serde(default)]
+    pub group: Option<String>,
 }
 
 /// Somebody who was told of a binding, and is to hear when it no longer holds.

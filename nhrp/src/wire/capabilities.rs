@@ -46,7 +46,10 @@ impl Software {
             number(env!("CARGO_PKG_VERSION_MINOR")),
             number(env!("CARGO_PKG_VERSION_PATCH")),
         ],
-        capabilities: capability::PREFIXES | capability::HUB_LIST | capability::ADDRESSES,
+        capabilities: capability::PREFIXES
+            | capability::HUB_LIST
+            | capability::GROUPS
+            | capability::ADDRESSES,
     };
 
     /// Reads the content of the extension; `None` if it is of another form or too short. More than we know is no

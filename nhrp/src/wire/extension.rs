@@ -23,6 +23,8 @@ pub mod ext {
     pub const PREFIXES: u16 = 0x3800;
     /// Our list of hubs, not compulsory.
     pub const HUBS: u16 = 0x3801;
+    /// Groups that a client belongs to, not compulsory.
+    pub const GROUPS: u16 = 0x3802;
     /// Our version and capabilities, not compulsory.
     pub const SOFTWARE: u16 = 0x3803;
     /// A client without an overlay address asks for one, and the answer; not compulsory.

@@ -18,7 +18,7 @@ fn pool_hub(n: u32, pool: &str, share: u16, shares: u16) -> Config {
 
 /// Spoke `n` without an address of its own, with these hubs.
 fn asking(n: u32, identity: &str, hubs: &[u32]) -> Config {
-    let request = AddressRequest { identity: identity.into(), ipv4: true, ipv6: false };
+    let request = AddressRequest { identity: identity.into(), ipv4: true, ipv6: false, group: None };
     let nhs = hubs.iter().map(|hub| nhs(*hub)).collect();
     Config { local: Vec::new(), request: Some(request), nhs, ..spoke(n, NO_LAN) }
 }

@@ -8,6 +8,7 @@ mod budgets;
 mod conformance;
 mod extensions;
 mod found;
+mod groups;
 mod hierarchy;
 mod hub_list;
 mod hubs;

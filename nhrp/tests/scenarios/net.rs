@@ -87,6 +87,8 @@ pub fn spoke(n: u32, subnets: &[impl AsRef<str>]) -> Config {
         mtu: 1400,
         request: None,
         pool: None,
+        own_groups: Vec::new(),
+        groups: BTreeSet::new(),
     }
 }
 
@@ -98,6 +100,8 @@ pub struct Node {
     pub assigned: BTreeSet<IpAddr>,
     pub neighbours: BTreeMap<IpAddr, IpAddr>,
     pub routes: BTreeMap<(IpNet, RouteKind), IpAddr>,
+    /// Bandwidth classes of clients.
+    pub groups: BTreeMap<IpAddr, String>,
     pub events: Vec<Event>,
     pub withdrawn: bool,
     /// Address that the network sees instead of its own.
@@ -204,6 +208,7 @@ impl Net {
             assigned: BTreeSet::new(),
             neighbours: BTreeMap::new(),
             routes: BTreeMap::new(),
+            groups: BTreeMap::new(),
             events: Vec::new(),
             withdrawn: false,
             nat,
@@ -266,6 +271,7 @@ impl Net {
         let node = &mut self.nodes[index];
         node.engine = Engine::new(node.config.clone(), seed, self.now);
         node.neighbours.clear();
+        node.groups.clear();
         node.routes.clear();
         self.drain(index);
     }
@@ -358,6 +364,7 @@ impl Net {
                     node.neighbours.insert(overlay, nbma);
                 }
                 Output::RemoveNeighbour { overlay, .. } => {
+                    node.groups.remove(&overlay);
                     assert!(node.neighbours.remove(&overlay).is_some(), "no such neighbour: {overlay}");
                 }
                 Output::InstallRoute { prefix, via, kind, .. } => {
@@ -388,6 +395,13 @@ impl Net {
                 }
                 Output::ReleaseAddress { address, .. } => {
                     assert!(node.assigned.remove(&address), "no such address: {address}");
+                }
+                Output::Group { overlay, group, .. } => {
+                    assert!(node.neighbours.contains_key(&overlay), "the class of nobody: {overlay}");
+                    match group {
+                        Some(group) => drop(node.groups.insert(overlay, group)),
+                        None => drop(node.groups.remove(&overlay)),
+                    }
                 }
                 Output::Withdrawn => node.withdrawn = true,
                 Output::Event(event) => {

@@ -2,7 +2,7 @@
 //!
 //! `mod.rs` is the loop (what woke us → what to do), [`reconcile`] makes the kernel equal to the plan, [`underlay`]
 //! finds tunnel sources and paths to hubs, [`multicast`] copies multicast, [`ipsec`] sees to protection, [`removal`] takes tunnels away,
-//! [`publish`] tells the summary.
+//! [`shaping`] sees to how fast hubs send, [`publish`] tells the summary.
 
 mod ipsec;
 mod multicast;
@@ -10,6 +10,7 @@ mod publish;
 mod reconcile;
 mod removal;
 mod several;
+mod shaping;
 mod underlay;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,6 +87,8 @@ pub struct Agent {
     /// From then on a comparison looks at nft too, which costs processes: when nft changed, and now and then.
     nft_at: Time,
     save_at: Option<Time>,
+    /// What shapes changes then.
+    shape_at: Option<Time>,
     /// A snapshot is written so long after a change, in milliseconds.
     save_after: u64,
     /// Networks of the removals of which nothing is left.
@@ -165,6 +168,7 @@ impl Agent {
             reconcile_at: clock::now(),
             nft_at: clock::now(),
             save_at: None,
+            shape_at: None,
             save_after: SAVE_MS,
             gone: BTreeSet::new(),
             summary,
@@ -311,6 +315,7 @@ impl Agent {
             self.reconcile().await;
             self.flush().await;
         }
+        self.shape_stirred().await;
         self.secure();
         self.probe();
         self.resolver.hurry(self.tunnels.values().any(|tunnel| tunnel.silent));
@@ -331,6 +336,7 @@ impl Agent {
             .chain(self.tunnels.values().filter_map(|tunnel| tunnel.path_mtus.next()))
             .chain(self.count_at())
             .chain(self.save_at)
+            .chain(self.shape_at)
             .chain([self.reconcile_at])
             .min()
             .unwrap_or(self.reconcile_at)
@@ -353,6 +359,9 @@ impl Agent {
             }
             if std::mem::take(&mut tunnel.told) | std::mem::take(&mut tunnel.turned) {
                 self.reconcile_at = self.reconcile_at.min(now.after(SETTLE_MS));
+            }
+            if tunnel.is_to_be_shaped() && self.shape_at.is_none() {
+                self.shape_at = Some(now.after(shaping::GATHER_MS));
             }
             if tunnel.dirty && self.save_at.is_none() {
                 self.save_at = Some(now.after(self.save_after));

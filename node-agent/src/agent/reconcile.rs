@@ -296,6 +296,7 @@ impl Agent {
         // What a restored engine says goes into the plan before the comparison, so that nothing is taken away that it
         // is about to want.
         let drained = tunnel.drain(now);
+        tunnel.mark(underlay::remark(tunnel, observed));
         let Some(wanted) = &mut tunnel.wanted else { return };
         wanted.underlay = match wanted.default_gateway() {
             Some(_) => {
@@ -315,6 +316,7 @@ impl Agent {
             }
         }
         self.reconcile_nft(network, text, &seeds, look_at_nft).await;
+        self.shape(network, Some(observed), look_at_nft).await;
         if let Some(tunnel) = self.tunnels.get_mut(network) {
             let packets = ipsec::pass(tunnel, drained.packets, now);
             if let Some(socket) = &tunnel.socket {
@@ -336,7 +338,10 @@ impl Agent {
             Err(error) => Err(error),
         };
         match loaded {
-            Ok(()) => tunnel.loaded_nft = nft::listed(network).await.ok().flatten().map(|l| (text, l)),
+            Ok(()) => {
+                tunnel.loaded_nft = nft::listed(network).await.ok().flatten().map(|l| (text, l));
+                tunnel.classified = Some(BTreeMap::new());
+            }
             Err(error) => {
                 warn!(network, %error, "nft table not loaded");
                 tunnel.loaded_nft = None;
@@ -375,6 +380,7 @@ fn set_link(tunnel: &mut Tunnel, index: u32) {
         tunnel.link = index;
         tunnel.socket = None;
         tunnel.loaded_nft = None;
+        tunnel.shaped = None;
     }
 }
 
@@ -423,6 +429,7 @@ pub(super) fn disturbs(event: &KernelEvent, tunnel: &Tunnel) -> bool {
             }
         }
         KernelEvent::Neighbour { .. } | KernelEvent::ResolveNeeded { .. } => false,
+        KernelEvent::Queues { link } => *link == tunnel.link && wanted.nft.shape,
         KernelEvent::Nft { table } => *table == nft::table(&tunnel.spec.network),
         KernelEvent::Settings | KernelEvent::Overrun => true,
     }

@@ -17,6 +17,8 @@ use crate::tunnel::Tunnel;
 
 /// Index of the loopback device in every namespace.
 const LOOPBACK: u32 = 1;
+/// Kind of links that serve as further loopback devices.
+const DUMMY: &str = "dummy";
 /// Least MTUs (RFC 791, RFC 8200 §5), and the most that the API knows.
 const MTU_IPV4: u32 = 576;
 const MTU_IPV6: u32 = 1280;
@@ -25,6 +27,26 @@ const MTU_MOST: u32 = 9216;
 /// route.
 const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(240, 0, 0, 1));
 const NOWHERE6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x3fff, 0xfff, 0, 0, 0, 0, 0, 1));
+
+/// What is to be borne in mind of where a tunnel has its source; empty: nothing.
+///
+/// A loopback is on no transport: which one packets take, and how much that carries, nobody knows here.
+pub(super) fn remark(tunnel: &Tunnel, observed: &Observed) -> String {
+    let Some(wanted) = tunnel.wanted.as_ref().filter(|wanted| wanted.shaping.is_on()) else {
+        return String::new();
+    };
+    let local = wanted.link.local;
+    let on = observed.addresses.iter().filter(|it| it.address.addr() == local).map(|it| it.link);
+    let links = on.filter_map(|index| observed.links.iter().find(|link| link.index == index));
+    let loopback = links.into_iter().find(|link| link.index == LOOPBACK || link.kind == DUMMY);
+    loopback.map_or_else(String::new, |link| {
+        format!(
+            "the tunnel source {local} is on {}, a loopback, and qos.groups hold whichever transport packets take: give \
+             rates that the slowest of them carries, or use the interface of one as tunnelSource",
+            link.name
+        )
+    })
+}
 
 /// What a look at the underlay of one tunnel needs.
 pub(super) struct Look<'a> {

@@ -55,6 +55,7 @@ pub fn fill(
             extended: false,
             next_hops: false,
             software: None,
+            group: None,
             mtu: 0,
         });
     }

@@ -2,7 +2,7 @@
 //!
 //! Nothing here does I/O: `wanted` builds the set, [`diff`] compares it with a dump, [`nhrp`] makes the engine's
 //! configuration, [`over6`] puts the outer header into routes where the underlay is IPv6, [`pins`] keeps the tunnel's own
-//! packets on the underlay, [`several`] keeps networks apart, [`adopt`] fills gaps of a snapshot from the kernel after a
+//! packets on the underlay, [`several`] keeps networks apart, [`shaping`] says what a hub sends how fast to whom, [`adopt`] fills gaps of a snapshot from the kernel after a
 //! restart.
 
 pub mod adopt;
@@ -14,6 +14,7 @@ pub mod over6;
 pub mod pins;
 pub mod sas;
 pub mod several;
+pub mod shaping;
 pub mod wanted;
 
 pub use self::nhrp::{NhrpFacts, nhrp_config};

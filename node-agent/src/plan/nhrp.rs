@@ -106,6 +106,7 @@ pub fn nhrp_config(spec: &DmvpnEndpointSpec, facts: &NhrpFacts) -> nhrp::Config 
             identity: it.identity.clone(),
             ipv4: it.ipv4,
             ipv6: it.ipv6,
+            group: it.qos_group.clone(),
         }),
         pool: spec.nhrp.address_pool.as_ref().map(|it| nhrp::Pool {
             prefixes: prefixes(&it.prefixes),
@@ -113,6 +114,12 @@ pub fn nhrp_config(spec: &DmvpnEndpointSpec, facts: &NhrpFacts) -> nhrp::Config 
             share: it.share,
             shares: it.shares,
         }),
+        own_groups: spec
+            .addresses
+            .iter()
+            .filter_map(|it| Some((it.address, it.qos_group.clone()?)))
+            .collect(),
+        groups: spec.qos_groups.iter().map(|group| group.name.clone()).collect(),
     }
 }
 

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use nhrp::{Multicast, Output, RouteKind, Time};
 
 use super::pins;
+use super::shaping::{Shape, Shaping};
 
 /// Prefix of the alias that marks our links.
 pub const ALIAS_PREFIX: &str = "dmvpn.io/";
@@ -113,6 +114,8 @@ pub struct Wanted {
     table: u32,
     /// The other end of a point-to-point tunnel answers no keepalive: nothing is routed there.
     pub dead: bool,
+    /// How fast a hub sends to its spokes.
+    pub shaping: Shaping,
 }
 
 /// What is wanted for an overlay host. A hub has one of these for each spoke.
@@ -163,6 +166,7 @@ impl Wanted {
         });
         let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
         let clamp = tunnel.tcp_mss_policy == crds::network::TcpMssPolicy::Clamp;
+        let shaping = Shaping::new(spec, remote.is_none() && local.is_ipv4());
         let nft = Ruleset {
             network: spec.network.clone(),
             interface: tunnel.interface_name.clone(),
@@ -192,6 +196,7 @@ impl Wanted {
                 IpAddr::V6(local) if remote.is_none() => Some(peers(spec, local)),
                 _ => None,
             },
+            shape: shaping.is_on(),
         };
         Self {
             network: spec.network.clone(),
@@ -208,6 +213,7 @@ impl Wanted {
             underlay: None,
             table: MAIN_TABLE,
             dead: false,
+            shaping,
         }
     }
 
@@ -233,7 +239,8 @@ impl Wanted {
     }
 
     /// Takes a new fixed part, keeping what the engine found out.
-    pub fn replace_fixed(&mut self, new: Self) {
+    pub fn replace_fixed(&mut self, mut new: Self) {
+        new.shaping.keep(&mut self.shaping);
         let learned = std::mem::take(&mut self.learned);
         let hosts = std::mem::take(&mut self.hosts);
         let visitors = std::mem::take(&mut self.visitors);
@@ -249,6 +256,7 @@ impl Wanted {
         self.hosts.clear();
         self.visitors.clear();
         self.assigned.clear();
+        self.shaping.forget();
     }
 
     /// The NBMA address of the neighbour that is wanted for an overlay host.
@@ -260,6 +268,12 @@ impl Wanted {
     pub fn neighbours(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> + '_ {
         let hosts = self.hosts.iter().filter(|_| self.has_neighbours());
         hosts.filter_map(|(overlay, host)| Some((*overlay, host.nbma?)))
+    }
+
+    /// How fast it is to send to whom now.
+    pub fn shape(&mut self) -> Shape {
+        let known = self.hosts.iter().filter_map(|(overlay, host)| Some((*overlay, host.nbma?)));
+        self.shaping.shape(known)
     }
 
     /// Whether the link is told of neighbours.
@@ -308,11 +322,13 @@ impl Wanted {
             // A point-to-point link has one other end, and asks nobody where that is: kept for when it is another.
             Output::InstallNeighbour { overlay, nbma, .. } => {
                 self.host(overlay, |host| host.nbma = Some(nbma));
+                self.shaping.stir();
                 let put = Op::PutNeighbour(Neighbour { link, overlay, nbma });
                 self.has_neighbours().then_some(put)
             }
             Output::RemoveNeighbour { overlay, .. } => {
                 self.host(overlay, |host| host.nbma = None);
+                self.shaping.say(overlay, None);
                 self.has_neighbours().then_some(Op::DeleteNeighbour { link, overlay })
             }
             Output::InstallRoute { prefix, via, kind, .. } => {
@@ -350,6 +366,10 @@ impl Wanted {
                         }))
                     }
                 }
+            }
+            Output::Group { overlay, ref group, .. } => {
+                self.shaping.say(overlay, group.as_ref());
+                None
             }
             Output::AssignAddress { address, .. } => {
                 let address = IpNet::from(address);

@@ -67,6 +67,7 @@ fn summary(generation: i64, rung: Rung, peers: usize) -> Summary {
         unknown: None,
         hindrance: None,
         short_path: Some(1272),
+        remark: String::new(),
         leaving: false,
         addresses,
         nbma,

@@ -207,9 +207,11 @@ impl Verdict {
     fn forwarding(&mut self, tunnel: Option<&TunnelSummary>) {
         let type_ = ConditionType::ForwardingReady;
         let path = tunnel.and_then(|t| t.short_path);
-        let path = path.map(|mtu| format!("path MTU through the tunnel: {mtu} bytes")).unwrap_or_default();
+        let path = path.map(|mtu| format!("path MTU through the tunnel: {mtu} bytes"));
+        let remark = tunnel.map(|t| t.remark.clone()).filter(|remark| !remark.is_empty());
+        let said = path.into_iter().chain(remark).collect::<Vec<_>>().join("; ");
         match tunnel.map(|t| &t.hindrance) {
-            Some(None) => self.add(type_, ConditionStatus::True, Reason::Forwarding, &path),
+            Some(None) => self.add(type_, ConditionStatus::True, Reason::Forwarding, &said),
             Some(Some(it)) => self.add(type_, ConditionStatus::False, it.reason, &it.message),
             None => {}
         }

@@ -38,6 +38,9 @@ impl Tunnel {
                     host.strict.iter().take(3).cloned().collect::<Vec<_>>().join(", ")
                 ),
             )),
+            () if self.unshaped.is_some() => {
+                self.unshaped.as_ref().map(|why| trouble(Reason::NotShaped, why.clone()))
+            }
             () => self.path_mtus.hole().map(|(nbma, mtu)| {
                 trouble(
                     Reason::MtuBlackHole,

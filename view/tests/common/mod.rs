@@ -32,6 +32,7 @@ pub(crate) fn tunnel(interface: &str, role: Role) -> Tunnel {
         holding_time: 600,
         protection: String::new(),
         hindrance: String::new(),
+        remark: String::new(),
         keepalive: None,
         interface_state_control: false,
         nhs: Vec::new(),
@@ -62,6 +63,7 @@ pub(crate) fn peer(nbma: &str, address: &str, target: &str, up: Option<u64>, mar
             nexthop_override: has("T2"),
             temporary: has("I2"),
         },
+        group: None,
     }
 }
 
@@ -79,6 +81,7 @@ pub(crate) fn entry(target: &str, via: &str, nbma: &str, kind: CacheKind, flags:
         requesters: Vec::new(),
         reason: String::new(),
         software: None,
+        group: None,
     }
 }
 

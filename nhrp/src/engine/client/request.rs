@@ -208,6 +208,10 @@ impl Engine {
             Some(claim) => builder.extension(false, ext::ADDRESS, &claim.encode()),
             None => builder,
         };
+        let builder = match self.own_groups(local) {
+            Some(groups) => builder.extension(false, ext::GROUPS, &groups.encode()),
+            None => builder,
+        };
         let builder = match self.hubs_held(hub_at) {
             Some(held) => builder.extension(false, ext::HUBS, &held.encode()),
             None => builder,
