@@ -2,12 +2,11 @@
 
 use std::net::IpAddr;
 
-use hashbrown::hash_map::Entry;
 use ipnet::IpNet;
 
 use super::requesters::Requesters;
 use super::snapshot::Source;
-use super::timers::TimerKey;
+use super::timers::{TimerKey, Timers};
 use super::{Engine, Event, Output, RouteKind, Rule, Time};
 use crate::wire::Software;
 
@@ -15,12 +14,13 @@ use crate::wire::Software;
 #[derive(Clone, Debug)]
 pub(crate) struct Binding {
     pub(crate) nbma: IpAddr,
-    /// What the host itself claims, if different (NAT).
-    pub(crate) claimed: Option<IpAddr>,
     pub(crate) source: Source,
     pub(crate) unique: bool,
     pub(crate) made: Time,
-    pub(crate) expires: Option<Time>,
+    /// [`NEVER`], or when it ends.
+    pub(super) expires: Time,
+    /// When its timer fires; [`NEVER`] if it has none.
+    pub(super) timer: Time,
     /// Seconds, as told to us.
     pub(crate) holding_time: u16,
     pub(crate) mtu: u16,
@@ -28,69 +28,157 @@ pub(crate) struct Binding {
     pub(crate) extended: bool,
     /// What it says of itself.
     pub(crate) software: Option<Software>,
-    /// Its bandwidth class.
-    pub(crate) group: Option<Box<str>>,
     /// Shortcuts that lead to it.
     pub(crate) users: u32,
-    /// Its own list.
-    pub(crate) lists: Option<Box<Lists>>,
-    pub(crate) requesters: Requesters,
+    pub(super) more: Option<Box<More>>,
 }
 
-/// A binding's own list, as installed, and what of it was refused. Few bindings of a hub with many have one.
+/// No time at all.
+const NEVER: Time = Time(u64::MAX);
+
+/// What few bindings of a hub with many have.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Lists {
+pub(super) struct More {
+    /// What the host itself claims, if different (NAT).
+    claimed: Option<IpAddr>,
+    /// Its own list, as installed, and what of it was refused.
     prefixes: Vec<IpNet>,
     refused: Vec<IpNet>,
+    requesters: Requesters,
+    /// Its bandwidth class.
+    group: Option<Box<str>>,
 }
 
 impl Binding {
     pub(crate) fn new(nbma: IpAddr, source: Source, now: Time) -> Self {
         Self {
             nbma,
-            claimed: None,
             source,
             unique: false,
             made: now,
-            expires: None,
+            expires: NEVER,
+            timer: NEVER,
             holding_time: 0,
             mtu: 0,
             extended: false,
             software: None,
-            group: None,
             users: 0,
-            lists: None,
-            requesters: Requesters::default(),
+            more: None,
+        }
+    }
+
+    /// The same for a host that claims another NBMA address, and until then.
+    pub(crate) fn for_host(self, claimed: Option<IpAddr>, expires: Time) -> Self {
+        let mut binding = Self { expires, ..self };
+        binding.set_claimed(claimed);
+        binding
+    }
+
+    /// When it ends.
+    pub(crate) fn expires(&self) -> Option<Time> {
+        Some(self.expires).filter(|at| *at != NEVER)
+    }
+
+    /// It ends at another time, and its timer fires then or earlier: putting it off costs nothing.
+    pub(crate) fn expire_at(&mut self, expires: Time, overlay: IpAddr, timers: &mut Timers) {
+        self.expires = expires;
+        if expires < self.timer {
+            self.timer = expires;
+            timers.put(TimerKey::Binding(overlay), expires);
+        }
+    }
+
+    /// What the host itself claims, if different (NAT).
+    pub(crate) fn claimed(&self) -> Option<IpAddr> {
+        self.more.as_ref()?.claimed
+    }
+
+    /// The host claims another address, or none.
+    pub(crate) fn set_claimed(&mut self, claimed: Option<IpAddr>) {
+        if self.claimed() != claimed {
+            self.change(|more| more.claimed = claimed);
         }
     }
 
     /// Its own list, as installed.
     pub(crate) fn prefixes(&self) -> &[IpNet] {
-        self.lists.as_ref().map_or(&[], |lists| &lists.prefixes)
+        self.more.as_ref().map_or(&[], |more| &more.prefixes)
     }
 
     /// What of its own list was refused.
     pub(crate) fn refused(&self) -> &[IpNet] {
-        self.lists.as_ref().map_or(&[], |lists| &lists.refused)
+        self.more.as_ref().map_or(&[], |more| &more.refused)
+    }
+
+    /// Its bandwidth class.
+    pub(crate) fn group(&self) -> Option<&str> {
+        self.more.as_ref()?.group.as_deref()
+    }
+
+    /// It is of another bandwidth class, or of none.
+    pub(crate) fn set_group(&mut self, group: Option<&str>) {
+        self.change(|more| more.group = group.map(Into::into));
+    }
+
+    /// Who was told of it.
+    pub(crate) fn requesters(&self) -> Option<&Requesters> {
+        self.more.as_ref().map(|more| &more.requesters)
+    }
+
+    /// Changes who was told of it.
+    pub(crate) fn change_requesters<T>(&mut self, change: impl FnOnce(&mut Requesters) -> T) -> T {
+        self.change(|more| change(&mut more.requesters))
+    }
+
+    /// Changes what few bindings have; lets go of it when nothing is left.
+    fn change<T>(&mut self, change: impl FnOnce(&mut More) -> T) -> T {
+        let more = self.more.get_or_insert_default();
+        let out = change(more);
+        let lists = more.prefixes.is_empty() && more.refused.is_empty();
+        if lists && more.claimed.is_none() && more.requesters.len() == 0 && more.group.is_none() {
+            self.more = None;
+        }
+        out
     }
 
     /// Another list of its own: what is installed of it, and what was refused.
     pub(crate) fn set_lists(&mut self, prefixes: Vec<IpNet>, refused: Vec<IpNet>) {
-        let empty = prefixes.is_empty() && refused.is_empty();
-        self.lists = (!empty).then(|| Box::new(Lists { prefixes, refused }));
+        if self.more.is_some() || !prefixes.is_empty() || !refused.is_empty() {
+            self.change(|more| (more.prefixes, more.refused) = (prefixes, refused));
+        }
     }
 
     /// One of its prefixes is not installed any more, but refused.
     pub(crate) fn refuse(&mut self, prefix: IpNet) {
-        let lists = self.lists.get_or_insert_default();
-        lists.prefixes.retain(|net| *net != prefix);
-        lists.refused.push(prefix);
+        self.change(|more| {
+            more.prefixes.retain(|net| *net != prefix);
+            more.refused.push(prefix);
+        });
     }
 
     /// Forgets its own list; gives what was installed.
     pub(crate) fn take_prefixes(&mut self) -> Vec<IpNet> {
-        self.lists.take().map(|lists| lists.prefixes).unwrap_or_default()
+        if self.more.is_none() {
+            return Vec::new();
+        }
+        self.change(|more| {
+            more.refused = Vec::new();
+            std::mem::take(&mut more.prefixes)
+        })
     }
+}
+
+/// An underlay address that bindings lead to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct End {
+    bindings: u32,
+    /// How many of them are registrations.
+    registered: u32,
+}
+
+/// Where a binding leads to, if not to ourselves, and whether it is a registration.
+fn end_of(binding: &Binding) -> Option<(IpAddr, bool)> {
+    (binding.source != Source::Local).then_some((binding.nbma, binding.source == Source::Registered))
 }
 
 impl Engine {
@@ -103,15 +191,18 @@ impl Engine {
                 return false;
             }
             binding.users = old.users;
-            binding.requesters = std::mem::take(&mut old.requesters);
-            // The shell was told of it, and knows the host by its address: whoever has that now says another.
-            binding.group = old.group.take();
+            binding.timer = old.timer;
+            // The shell was told of its class, and knows the host by its address: whoever has that now says another.
+            let claimed = binding.claimed();
+            binding.more = old.more.take();
+            binding.set_claimed(claimed);
             if old.source == binding.source {
                 binding.made = old.made;
-                binding.expires = binding.expires.or(old.expires);
+                binding.expires = binding.expires().unwrap_or(old.expires);
                 binding.extended |= old.extended;
-                binding.lists = old.lists.take();
                 binding.software = binding.software.or(old.software);
+            } else {
+                binding.set_lists(Vec::new(), Vec::new());
             }
         }
         let installed =
@@ -120,23 +211,14 @@ impl Engine {
         let (nbma, source) = (binding.nbma, binding.source);
         let told = |source| matches!(source, Source::Registered | Source::Static);
         let was_told = self.bindings.get(&overlay).is_some_and(|old| told(old.source));
-        if let Some(expires) = binding.expires {
-            self.timers.arm(TimerKey::Binding(overlay), expires);
-        }
-        if binding.source == Source::Registered {
-            *self.held.entry(nbma).or_insert(0) += 1;
-        }
-        let local = binding.source == Source::Local;
         self.note_nat(overlay, &binding);
+        let end = end_of(&binding);
         let before = self.bindings.insert(overlay, binding);
-        if let Some(old) = &before {
-            self.uncount(old);
-        }
-        let before = before.filter(|old| old.source != Source::Local);
-        if let Some(old) = before.as_ref().filter(|old| old.nbma != nbma) {
+        self.wake_binding(overlay);
+        if let Some(old) = before.as_ref().filter(|old| old.source != Source::Local && old.nbma != nbma) {
             self.forget_nat(overlay, old);
         }
-        self.end_moved(before.map(|old| old.nbma), (!local).then_some(nbma));
+        self.end_moved(before.as_ref().and_then(end_of), end);
         self.host_listed(now);
         if install {
             self.clear_way_to(now, nbma);
@@ -151,20 +233,29 @@ impl Engine {
         true
     }
 
-    /// Keeps count of the underlay addresses that bindings lead to.
-    fn end_moved(&mut self, from: Option<IpAddr>, to: Option<IpAddr>) {
+    /// Keeps count of the underlay addresses that bindings lead to, and of the registrations among them.
+    fn end_moved(&mut self, from: Option<(IpAddr, bool)>, to: Option<(IpAddr, bool)>) {
         if from == to {
             return;
         }
-        if let Some(to) = to {
-            *self.ends.entry(to).or_insert(0) += 1;
+        if let Some((to, registered)) = to {
+            let end = self.ends.entry(to).or_default();
+            end.bindings += 1;
+            end.registered += u32::from(registered);
         }
-        if let Some(count) = from.and_then(|from| self.ends.get_mut(&from)) {
-            *count -= 1;
-        }
-        if let Some(from) = from.filter(|from| self.ends.get(from) == Some(&0)) {
+        let Some((from, registered)) = from else { return };
+        let Some(end) = self.ends.get_mut(&from) else { return };
+        end.bindings -= 1;
+        end.registered -= u32::from(registered);
+        if end.bindings == 0 {
             self.ends.remove(&from);
         }
+    }
+
+    /// Makes sure that a binding's timer fires when it ends, or earlier.
+    fn wake_binding(&mut self, overlay: IpAddr) {
+        let Some(binding) = self.bindings.get_mut(&overlay) else { return };
+        binding.expire_at(binding.expires, overlay, &mut self.timers);
     }
 
     /// Neighbour first, so that the route never leads to an unknown neighbour.
@@ -193,10 +284,8 @@ impl Engine {
         self.release_prefixes(now, overlay);
         let told = self.take_requesters(overlay, |_| true);
         let Some(binding) = self.bindings.remove(&overlay) else { return };
-        self.uncount(&binding);
-        self.end_moved(Some(binding.nbma).filter(|_| source != Source::Local), None);
+        self.end_moved(end_of(&binding), None);
         self.forget_nat(overlay, &binding);
-        self.timers.cancel(TimerKey::Binding(overlay));
         self.forget_push(overlay);
         self.host_listed(now);
         if source != Source::Local {
@@ -211,29 +300,18 @@ impl Engine {
 
     /// How many registrations are held from this underlay address.
     pub(crate) fn registered_at(&self, nbma: IpAddr) -> u32 {
-        self.held.get(&nbma).copied().unwrap_or(0)
+        self.ends.get(&nbma).map_or(0, |end| end.registered)
     }
 
-    fn uncount(&mut self, binding: &Binding) {
-        if binding.source != Source::Registered {
-            return;
+    /// A binding's holding time may be over; this is its timer if it says the same time.
+    pub(crate) fn binding_due(&mut self, now: Time, overlay: IpAddr, armed: Time) {
+        let kept = !self.enforced(Rule::Expiry);
+        let Some(binding) = self.bindings.get_mut(&overlay).filter(|it| it.timer == armed) else { return };
+        binding.timer = NEVER;
+        if binding.expires > now {
+            return self.wake_binding(overlay);
         }
-        if let Entry::Occupied(mut held) = self.held.entry(binding.nbma) {
-            match held.get().checked_sub(1) {
-                Some(0) | None => drop(held.remove()),
-                Some(left) => *held.get_mut() = left,
-            }
-        }
-    }
-
-    /// A binding's holding time may be over.
-    pub(crate) fn binding_due(&mut self, now: Time, overlay: IpAddr) {
-        let Some(binding) = self.bindings.get(&overlay) else { return };
-        let Some(expires) = binding.expires else { return };
-        if expires > now {
-            return self.timers.arm(TimerKey::Binding(overlay), expires);
-        }
-        if !self.enforced(Rule::Expiry) {
+        if kept {
             return;
         }
         let nbma = binding.nbma;
@@ -252,7 +330,7 @@ impl Engine {
     /// A configured peer that registers no longer does: what it announced goes, the binding stays.
     fn announcements_due(&mut self, now: Time, overlay: IpAddr) {
         let Some(binding) = self.bindings.get_mut(&overlay) else { return };
-        binding.expires = None;
+        binding.expires = NEVER;
         binding.holding_time = 0;
         if std::mem::take(&mut binding.extended) {
             self.forget_push(overlay);

@@ -375,11 +375,14 @@ impl Engine {
             self.install_host(overlay, nbma, true);
         }
         let link = self.config.link;
-        let mut groups: Vec<_> =
-            self.bindings.iter().filter_map(|(it, binding)| Some((*it, binding.group.clone()?))).collect();
+        let mut groups: Vec<_> = self
+            .bindings
+            .iter()
+            .filter_map(|(it, binding)| Some((*it, binding.group()?.to_owned())))
+            .collect();
         groups.sort_unstable();
         for (overlay, group) in groups {
-            self.outputs.push_back(Output::Group { link, overlay, group: Some(group.into()) });
+            self.outputs.push_back(Output::Group { link, overlay, group: Some(group) });
         }
         for (prefix, owner) in self.prefixes.iter() {
             let kind = RouteKind::Registered;

@@ -3,8 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::client::Reason;
-use super::timers::TimerKey;
-use super::{Budget, Builder, DropReason, Embedded, Engine, ErrorCode, Received, Rule, SWEEP_MS, Time};
+use super::{Budget, Builder, DropReason, Embedded, Engine, ErrorCode, Received, Rule, Time};
 use crate::wire::{Header, Packet, PacketType, ext};
 
 /// Bytes of the packet in error that go back.
@@ -17,7 +16,7 @@ impl Engine {
         if about.packet_type == PacketType::ErrorIndication || !self.budgets.take(now, to, Budget::Error, 1) {
             return;
         }
-        self.timers.arm(TimerKey::Sweep, now.after(SWEEP_MS));
+        self.sweep_soon(now);
         // A reply's source is the requester: who sent it is in the responder extension, or what was asked for.
         let responder = || packet.extension(ext::RESPONDER)?.cies().ok()?.next()?.proto;
         let sender = match about.packet_type.is_reply() {

@@ -30,18 +30,22 @@ impl Engine {
     pub(crate) fn set_group(&mut self, now: Time, overlay: IpAddr, group: Option<&str>) {
         let link = self.config.link;
         let Some(binding) = self.bindings.get_mut(&overlay) else { return };
-        if binding.group.as_deref() == group {
+        if binding.group() == group {
             return;
         }
-        binding.group = group.map(Into::into);
+        binding.set_group(group);
         self.outputs.push_back(Output::Group { link, overlay, group: group.map(str::to_owned) });
         self.check_group(now, overlay);
     }
 
     /// The configuration knows other groups than before.
     pub(crate) fn groups_changed(&mut self, now: Time) {
-        let mut all: Vec<_> =
-            self.bindings.iter().filter(|(_, it)| it.group.is_some()).map(|(overlay, _)| *overlay).collect();
+        let mut all: Vec<_> = self
+            .bindings
+            .iter()
+            .filter(|(_, it)| it.group().is_some())
+            .map(|(overlay, _)| *overlay)
+            .collect();
         all.sort_unstable();
         all.into_iter().for_each(|overlay| self.check_group(now, overlay));
     }
@@ -49,7 +53,7 @@ impl Engine {
     /// Says so if a client is of a group that nobody knows.
     fn check_group(&mut self, now: Time, overlay: IpAddr) {
         let Some(binding) = self.bindings.get(&overlay) else { return };
-        let Some(group) = binding.group.as_deref().filter(|it| !self.config.groups.contains(*it)) else {
+        let Some(group) = binding.group().filter(|it| !self.config.groups.contains(*it)) else {
             return;
         };
         let event = Event::GroupUnknown { overlay, nbma: binding.nbma, group: group.to_owned() };

@@ -10,6 +10,7 @@ use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
 
 use super::io::Time;
+use super::table::Table;
 
 /// Registrations a peer and second, by client entry: enough for hundreds of spokes behind one address that probe
 /// each second, or for a long list of prefixes chunk by chunk.
@@ -100,7 +101,7 @@ impl Peer {
 /// The budgets of all peers (by outer source address) that sent something lately.
 #[derive(Clone, Debug)]
 pub(crate) struct Budgets {
-    peers: HashMap<IpAddr, Peer, FxBuildHasher>,
+    peers: Table<IpAddr, Peer>,
     /// Those for whom there is no place of their own.
     others: Peer,
     requests: Bucket,
@@ -111,7 +112,7 @@ pub(crate) struct Budgets {
 impl Budgets {
     pub(crate) fn new(now: Time) -> Self {
         Self {
-            peers: HashMap::default(),
+            peers: Table::default(),
             others: Peer::new(wrapped(now)),
             requests: Bucket::new(REQUESTS_IN_ALL, REQUESTS_IN_ALL, now),
             errors: Bucket::new(ERRORS_IN_ALL, ERRORS_IN_ALL, now),
@@ -128,7 +129,7 @@ impl Budgets {
             // A place in the table is nothing that strangers can take from one who registers.
             None if full && what == Budget::Registration => return true,
             None if full => &mut self.others,
-            None => self.peers.entry(peer).or_insert_with(|| Peer::new(at)),
+            None => self.peers.get_or_insert_with(peer, || Peer::new(at)),
         };
         budget.take(at, what, count)
             && match what {
@@ -147,9 +148,6 @@ impl Budgets {
     pub(crate) fn sweep(&mut self, now: Time) -> bool {
         let at = wrapped(now);
         self.peers.retain(|_, peer| !peer.is_idle(at));
-        if self.peers.capacity() > 8 * (self.peers.len() + 64) {
-            self.peers.shrink_to(2 * self.peers.len());
-        }
         if self.others.is_idle(at) {
             self.others = Peer::new(at);
         }

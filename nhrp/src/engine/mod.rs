@@ -51,6 +51,7 @@ mod rules;
 mod server;
 mod shortcut;
 mod snapshot;
+mod table;
 mod timers;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -111,11 +112,9 @@ pub struct Engine {
     counters: Counters,
     /// Drops since the last event, by reason and peer.
     drop_log: Map<(DropReason, Option<IpAddr>), (Time, u64)>,
-    bindings: Map<IpAddr, bindings::Binding>,
-    /// Underlay addresses that bindings lead to, and how many: what no route may lead into the tunnel.
-    ends: BTreeMap<IpAddr, u32>,
-    /// How many registrations are held from an underlay address.
-    held: Map<IpAddr, u32>,
+    bindings: table::Table<IpAddr, bindings::Binding>,
+    /// Underlay addresses that bindings lead to: what no route may lead into the tunnel.
+    ends: BTreeMap<IpAddr, bindings::End>,
     /// Requesters at all bindings.
     told: usize,
     /// Prefixes of others that lead to a binding: registered, external, static.
@@ -156,6 +155,8 @@ pub struct Engine {
     /// Refused claims, by overlay address and claimant: told as rarely as drops.
     refusals_told: Limiter<(IpAddr, IpAddr)>,
     groups_told: Limiter<IpAddr>,
+    /// The timer that looks for old entries runs.
+    sweeps: bool,
     withdrawing: bool,
     withdrawn: bool,
     /// The rule that does not hold.
@@ -231,13 +232,13 @@ impl Engine {
 
     /// Time has passed: does all that is due.
     pub fn handle_timeout(&mut self, now: Time) {
-        while let Some(key) = self.timers.pop(now) {
+        while let Some((key, armed)) = self.timers.pop(now) {
             match key {
                 TimerKey::Assign(ipv6) => self.assign_due(now, ipv6),
                 TimerKey::Registration(uid) => self.registration_due(now, uid),
                 TimerKey::Silence(uid) => self.silence_due(now, uid),
                 TimerKey::Hubs => self.choose_hubs(now),
-                TimerKey::Binding(overlay) => self.binding_due(now, overlay),
+                TimerKey::Binding(overlay) => self.binding_due(now, overlay, armed),
                 TimerKey::Probe(overlay) => self.probe_due(now, overlay),
                 TimerKey::Path(via) => self.path_due(now, via),
                 TimerKey::Flush => self.flush_announcements(now),
@@ -283,9 +284,8 @@ impl Engine {
             timers: Timers::default(),
             counters: Counters::default(),
             drop_log: Map::default(),
-            bindings: Map::default(),
+            bindings: table::Table::default(),
             ends: BTreeMap::new(),
-            held: Map::default(),
             told: 0,
             prefixes: PrefixMap::new(),
             rivals: PrefixMap::new(),
@@ -311,6 +311,7 @@ impl Engine {
             resolve_budget: Bucket::new(glean::PER_SECOND, glean::BURST, now),
             refusals_told: Limiter::new(DROP_EVENT_MS, TABLE_BOUND),
             groups_told: Limiter::new(DROP_EVENT_MS, TABLE_BOUND),
+            sweeps: false,
             withdrawing: false,
             withdrawn: false,
             #[cfg(feature = "faults")]
@@ -359,15 +360,15 @@ impl Engine {
     /// are awaited.
     fn is_affordable(&mut self, now: Time, received: &Received<'_>) -> bool {
         let (budget, count) = match received.header().packet_type {
-            PacketType::RegistrationRequest => (Budget::Registration, received.packet.cies().count().max(1)),
+            PacketType::RegistrationRequest => (Budget::Registration, received.packet.entries().max(1)),
             PacketType::ResolutionRequest | PacketType::PurgeRequest => (Budget::Request, 1),
             _ => return true,
         };
         if self.is_hub(received.from) {
             return true;
         }
-        self.timers.arm(TimerKey::Sweep, now.after(SWEEP_MS));
-        self.budgets.take(now, received.from, budget, u32::try_from(count).unwrap_or(u32::MAX))
+        self.sweep_soon(now);
+        self.budgets.take(now, received.from, budget, count)
     }
 
     /// Counts a drop, and tells of it unless that was done lately.
@@ -378,7 +379,7 @@ impl Engine {
             // Too many peers to tell apart: one event for all the others.
             peer = None;
         }
-        self.timers.arm(TimerKey::Sweep, now.after(SWEEP_MS));
+        self.sweep_soon(now);
         let (last, count) = self.drop_log.entry((reason, peer)).or_insert((Time(0), 0));
         *count += 1;
         // A time of 0 is "never": the first drop is always told.
@@ -390,8 +391,16 @@ impl Engine {
         self.outputs.push_back(Output::Event(Event::Dropped { reason, from: peer, count: told }));
     }
 
+    /// Old entries of the side tables are looked for in a while.
+    fn sweep_soon(&mut self, now: Time) {
+        if !std::mem::replace(&mut self.sweeps, true) {
+            self.timers.arm(TimerKey::Sweep, now.after(SWEEP_MS));
+        }
+    }
+
     /// Throws old entries out of the side tables.
     fn sweep(&mut self, now: Time) {
+        self.sweeps = false;
         let mut told = Vec::new();
         self.drop_log.retain(|(reason, from), (last, count)| {
             if now.since(*last) < DROP_EVENT_MS {
@@ -407,7 +416,7 @@ impl Engine {
         self.failures.retain(|_, failures| failures.forget > now);
         let busy = self.budgets.sweep(now);
         if busy || !(self.drop_log.is_empty() && self.forwarded.is_empty() && self.failures.is_empty()) {
-            self.timers.arm(TimerKey::Sweep, now.after(SWEEP_MS));
+            self.sweep_soon(now);
         }
     }
 

@@ -35,7 +35,7 @@ impl Engine {
                 family(overlay)
                     && match mode {
                         Multicast::Static => binding.source == Source::Static,
-                        _ => registered(binding.source, binding.expires.is_some()),
+                        _ => registered(binding.source, binding.expires().is_some()),
                     }
             });
             peers

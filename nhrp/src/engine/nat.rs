@@ -17,7 +17,7 @@ impl Engine {
         }
         let first = *self.natted.get(&from)?;
         let binding = self.bindings.get(&first).filter(|_| first != claim)?;
-        (behind_nat(binding) && binding.nbma == from && binding.claimed != Some(claimed)).then_some(first)
+        (behind_nat(binding) && binding.nbma == from && binding.claimed() != Some(claimed)).then_some(first)
     }
 
     /// Notes who is first behind a NAT address.
@@ -36,5 +36,5 @@ impl Engine {
 }
 
 fn behind_nat(binding: &Binding) -> bool {
-    binding.source == Source::Registered && binding.claimed.is_some()
+    binding.source == Source::Registered && binding.claimed().is_some()
 }

@@ -85,9 +85,12 @@ impl Engine {
     pub(crate) fn remember(&mut self, now: Time, overlay: IpAddr, requester: Requester) {
         let room = self.told < BOUND_IN_ALL;
         let Some(binding) = self.bindings.get_mut(&overlay) else { return };
-        let before = binding.requesters.len();
-        binding.requesters.remember(now, requester, room);
-        self.told = self.told.saturating_sub(before) + binding.requesters.len();
+        let (before, after) = binding.change_requesters(|all| {
+            let before = all.len();
+            all.remember(now, requester, room);
+            (before, all.len())
+        });
+        self.told = self.told.saturating_sub(before) + after;
     }
 
     /// Takes the requesters of `overlay` that fit: they are about to be told.
@@ -96,8 +99,8 @@ impl Engine {
         overlay: IpAddr,
         fits: impl Fn(&Requester) -> bool,
     ) -> Vec<Requester> {
-        let binding = self.bindings.get_mut(&overlay);
-        let out = binding.map(|binding| binding.requesters.extract(fits)).unwrap_or_default();
+        let binding = self.bindings.get_mut(&overlay).filter(|it| it.requesters().is_some());
+        let out = binding.map(|it| it.change_requesters(|all| all.extract(fits))).unwrap_or_default();
         self.told = self.told.saturating_sub(out.len());
         out
     }

@@ -9,8 +9,7 @@ use super::config::Phase;
 use super::hierarchy::NextHop;
 use super::requesters::Requester;
 use super::snapshot::Source;
-use super::timers::TimerKey;
-use super::{DropReason, Engine, Received, Rule, SWEEP_MS, Time};
+use super::{DropReason, Engine, Received, Rule, Time};
 use crate::wire::{Builder, Cie, CieCode, ErrorCode, Extension, Header, MAX_HOPS, PacketType, ext, flags};
 
 /// A binding that we answer with for its holder.
@@ -151,10 +150,10 @@ impl Engine {
             return None;
         }
         let binding = self.bindings.get(&header.dst_proto)?;
-        if binding.source != Source::Registered || binding.claimed.is_some() {
+        if binding.source != Source::Registered || binding.claimed().is_some() {
             return None;
         }
-        let left = binding.expires?.since(now) / 1000;
+        let left = binding.expires()?.since(now) / 1000;
         let cie = Cie {
             prefix_len: if header.dst_proto.is_ipv4() { 32 } else { 128 },
             mtu: binding.mtu,
@@ -229,7 +228,7 @@ impl Engine {
         }
         // The answer goes where the header says, or the NAT extension: of one who is registered here we know better,
         // whoever passed the request on.
-        let bound = requester_bound.map(|it| (it.nbma, it.claimed));
+        let bound = requester_bound.map(|it| (it.nbma, it.claimed()));
         let client = bound.filter(|(nbma, _)| *nbma == from);
         let honest = |(nbma, claimed)| header.src_nbma == nbma || Some(header.src_nbma) == claimed;
         if bound.is_some_and(|bound| !honest(bound)) && self.enforced(Rule::RequesterKnown) {
@@ -250,7 +249,7 @@ impl Engine {
         let bytes = self.passed(received, ext::FORWARD_RECORD, seen, Some(header.src_nbma));
         let bounded = self.enforced(Rule::TableBounds);
         self.forwarded.insert(now, (header.src_proto, header.request_id), next.nbma, from, bounded);
-        self.timers.arm(TimerKey::Sweep, now.after(SWEEP_MS));
+        self.sweep_soon(now);
         if !self.has_unknown_compulsory(received) {
             // A hub answers for others, who may have longer holding times than it has itself.
             let own = self.config.holding_time;
@@ -299,7 +298,7 @@ impl Engine {
         let known = egress.and_then(|proto| Some((proto, self.bindings.get(&proto)?)));
         let told = received.packet.cies().next().and_then(|cie| cie.nbma);
         let elsewhere =
-            |(_, it): &(IpAddr, &Binding)| told.is_some_and(|told| told != it.nbma) && told != it.claimed;
+            |(_, it): &(IpAddr, &Binding)| told.is_some_and(|told| told != it.nbma) && told != it.claimed();
         // Nor from one who is no client or hub of ours any more.
         let stranger = known.is_none() && !self.ends.contains_key(&from);
         if (stranger || known.as_ref().is_some_and(elsewhere)) && self.enforced(Rule::ForwardedReplyPath) {

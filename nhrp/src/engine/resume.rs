@@ -10,7 +10,7 @@ use serde::ser::{Serialize, SerializeStruct as _, Serializer};
 
 use super::bindings::Binding;
 use super::learn::Announced;
-use super::requesters::Requester;
+use super::requesters::{Requester, Requesters};
 use super::shortcut::Resumed;
 use super::snapshot::{
     AnnouncedState, BindingState, NhsPhase, NhsState, RequesterState, ShortcutPhase, ShortcutState, Snapshot,
@@ -216,8 +216,7 @@ impl Engine {
                 let Some(binding) = self.bindings.get_mut(&overlay).filter(same) else { return };
                 binding.extended = true;
                 binding.holding_time = state.holding_time;
-                binding.expires = Some(now.after(left));
-                self.timers.arm(super::TimerKey::Binding(overlay), now.after(left));
+                binding.expire_at(now.after(left), overlay, &mut self.timers);
             }
             _ => return,
         }
@@ -226,15 +225,13 @@ impl Engine {
                 return;
             }
             let binding = Binding {
-                claimed: state.claimed_nbma,
                 unique: state.unique,
                 made: before(now, state.age_ms.saturating_add(elapsed_ms)),
-                expires: Some(now.after(left)),
                 holding_time: state.holding_time,
                 mtu: state.mtu,
                 extended: state.extended,
                 software: state.software,
-                ..Binding::new(state.nbma, state.source, now)
+                ..Binding::new(state.nbma, state.source, now).for_host(state.claimed_nbma, now.after(left))
             };
             self.bind(now, overlay, binding);
         }
@@ -328,22 +325,24 @@ fn before(now: Time, ms: u64) -> Time {
 }
 
 fn binding_state(now: Time, overlay: IpAddr, binding: &Binding) -> BindingState {
-    let requesters = binding.requesters.sorted().into_iter().map(|it| RequesterState {
-        overlay: it.overlay,
-        asked: it.asked,
-        nbma: it.nbma,
-        request_id: it.request_id,
-        prefix: it.prefix,
-        left_ms: it.until.since(now),
+    let requesters = binding.requesters().map(Requesters::sorted).unwrap_or_default().into_iter().map(|it| {
+        RequesterState {
+            overlay: it.overlay,
+            asked: it.asked,
+            nbma: it.nbma,
+            request_id: it.request_id,
+            prefix: it.prefix,
+            left_ms: it.until.since(now),
+        }
     });
     BindingState {
         overlay,
         nbma: binding.nbma,
-        claimed_nbma: binding.claimed,
+        claimed_nbma: binding.claimed(),
         source: binding.source,
         unique: binding.unique,
         age_ms: now.since(binding.made),
-        expires_ms: binding.expires.map(|expires| expires.since(now)),
+        expires_ms: binding.expires().map(|expires| expires.since(now)),
         holding_time: binding.holding_time,
         prefixes: binding.prefixes().to_vec(),
         requesters: requesters.collect(),
@@ -351,6 +350,6 @@ fn binding_state(now: Time, overlay: IpAddr, binding: &Binding) -> BindingState 
         next_hops: false,
         mtu: binding.mtu,
         software: binding.software,
-        group: binding.group.as_deref().map(str::to_owned),
+        group: binding.group().map(str::to_owned),
     }
 }

@@ -100,12 +100,14 @@ impl Engine {
             }
         }
         // What else the packet says is about its sender: who claims one address must not speak for another.
+        let mut list = None;
         if accepted && let Some(binding) = self.bindings.get_mut(&header.src_proto) {
             binding.software = received.software();
+            let known = binding.extended;
             self.group_claimed(now, received);
             self.lease_claimed(now, received);
+            list = self.client_list(now, received, known);
         }
-        let list = if accepted { self.client_list(now, received) } else { None };
         self.answer_registration(received, reply, dst_proto, list);
     }
 
@@ -118,7 +120,7 @@ impl Engine {
         if !inside && self.enforced(Rule::OverlayOnly) {
             return prohibited("the address is outside of the overlay".into());
         }
-        if cie.prefix_of(claim).prefix_len() != if claim.is_ipv4() { 32 } else { 128 } {
+        if !cie.is_for_host(claim) {
             return prohibited("a registration is for one host".into());
         }
         if cie.holding_time == 0 {
@@ -181,23 +183,16 @@ impl Engine {
         if let Some(old) = self.bindings.get_mut(&claim) {
             if old.source < Source::Registered {
                 // Configured, and it is where the configuration says: only what it announces has a time.
-                old.expires = Some(expires);
                 old.holding_time = cie.holding_time;
-                self.timers.arm(super::TimerKey::Binding(claim), expires);
-                return;
+                return old.expire_at(expires, claim, &mut self.timers);
             }
             // The ordinary refresh touches one entry and no timer.
             if old.source == Source::Registered && old.nbma == from {
-                old.claimed = claimed;
+                old.set_claimed(claimed);
                 old.unique = unique;
                 old.holding_time = cie.holding_time;
                 old.mtu = cie.mtu;
-                let sooner = old.expires.is_none_or(|before| expires < before);
-                old.expires = Some(expires);
-                if sooner {
-                    self.timers.arm(super::TimerKey::Binding(claim), expires);
-                }
-                return;
+                return old.expire_at(expires, claim, &mut self.timers);
             }
         }
         let old = self.bindings.get(&claim).filter(|old| old.source == Source::Registered);
@@ -208,12 +203,10 @@ impl Engine {
         }
         let leads_to = if self.enforced(Rule::RegistrationSource) { from } else { header.src_nbma };
         let binding = Binding {
-            claimed,
             unique,
-            expires: Some(expires),
             holding_time: cie.holding_time,
             mtu: cie.mtu,
-            ..Binding::new(leads_to, Source::Registered, now)
+            ..Binding::new(leads_to, Source::Registered, now).for_host(claimed, expires)
         };
         self.bind(now, claim, binding);
         self.probes.remove(&claim);
@@ -224,10 +217,10 @@ impl Engine {
     }
 
     /// Takes the client's own list and says what to answer it; `None` if the client does not know the extension.
-    fn client_list(&mut self, now: Time, received: &Received<'_>) -> Option<PrefixChunk> {
+    /// `known`: it used to.
+    fn client_list(&mut self, now: Time, received: &Received<'_>, known: bool) -> Option<PrefixChunk> {
         let client = received.header().src_proto;
         let Some(extension) = received.packet.extension(ext::PREFIXES) else {
-            let known = self.bindings.get(&client).is_some_and(|binding| binding.extended);
             if known {
                 self.set_prefixes(now, client, &[]);
                 self.forget_push(client);

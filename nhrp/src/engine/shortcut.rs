@@ -21,7 +21,7 @@ use super::path::Answer;
 use super::redirect::inner_addresses;
 use super::snapshot::{ShortcutPhase, Source};
 use super::timers::TimerKey;
-use super::{DropReason, Engine, Event, Output, Received, RouteKind, Rule, SWEEP_MS, TABLE_BOUND, Time};
+use super::{DropReason, Engine, Event, Output, Received, RouteKind, Rule, TABLE_BOUND, Time};
 use crate::wire::{Builder, Cie, PacketType, ext, flags};
 
 /// Seconds after which a request goes out again, then it has failed.
@@ -222,10 +222,9 @@ impl Engine {
         let hold = u64::from(answer.holding_time) * 1000;
         let expires = now.after(hold);
         let binding = Binding {
-            expires: Some(expires),
             holding_time: answer.holding_time,
             mtu: answer.mtu,
-            ..Binding::new(nbma, Source::Resolved, now)
+            ..Binding::new(nbma, Source::Resolved, now).for_host(None, expires)
         };
         // One of higher rank is as good: the route leads to where that one is.
         self.bind(now, via, binding);
@@ -331,7 +330,7 @@ impl Engine {
         if self.failures.len() < TABLE_BOUND || count > 0 {
             let failures = Failures { count: count + 1, forget: expires.after(BACKOFF_MAX_MS) };
             self.failures.insert(asked, failures);
-            self.timers.arm(TimerKey::Sweep, now.after(SWEEP_MS));
+            self.sweep_soon(now);
         }
         self.negative_until(now, key, reason, expires);
     }

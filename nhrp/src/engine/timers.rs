@@ -36,9 +36,9 @@ pub(crate) enum TimerKey {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Timers {
     /// The sequence number keeps timers of one moment in the order in which they were armed.
-    heap: BinaryHeap<Reverse<(Time, u64, TimerKey)>>,
+    heap: BinaryHeap<Reverse<(Time, u32, TimerKey)>>,
     armed: HashMap<TimerKey, Time, FxBuildHasher>,
-    sequence: u64,
+    sequence: u32,
 }
 
 impl Timers {
@@ -48,7 +48,13 @@ impl Timers {
             return;
         }
         self.armed.insert(key, at);
-        self.sequence += 1;
+        self.put(key, at);
+    }
+
+    /// The same for a binding, which itself knows when its timer fires: one that fires at another time is stale.
+    pub(crate) fn put(&mut self, key: TimerKey, at: Time) {
+        // It wraps: then two timers of one moment may fire in the other order.
+        self.sequence = self.sequence.wrapping_add(1);
         self.heap.push(Reverse((at, self.sequence, key)));
     }
 
@@ -57,16 +63,19 @@ impl Timers {
         self.armed.remove(&key);
     }
 
-    /// The next timer that is due.
-    pub(crate) fn pop(&mut self, now: Time) -> Option<TimerKey> {
+    /// The next timer that is due, and for when it was armed.
+    pub(crate) fn pop(&mut self, now: Time) -> Option<(TimerKey, Time)> {
         while let Some(Reverse((at, _, key))) = self.heap.peek().copied() {
             if at > now {
                 return None;
             }
             self.heap.pop();
+            if matches!(key, TimerKey::Binding(_)) {
+                return Some((key, at));
+            }
             if self.armed.get(&key) == Some(&at) {
                 self.armed.remove(&key);
-                return Some(key);
+                return Some((key, at));
             }
         }
         None
@@ -91,7 +100,7 @@ mod tests {
         timers.arm(TimerKey::Flush, Time(5));
         assert_eq!(timers.next(), Some(Time(5)));
         assert_eq!(timers.pop(Time(4)), None);
-        assert_eq!(timers.pop(Time(5)), Some(TimerKey::Flush));
+        assert_eq!(timers.pop(Time(5)), Some((TimerKey::Flush, Time(5))));
         assert_eq!(timers.pop(Time(30)), None, "the entry for 10 is stale");
     }
 }

@@ -35,14 +35,15 @@ impl Builder {
         let [protocol0, protocol1] = protocol.to_be_bytes();
         let (kind, nbma_len) = (header.packet_type.to_wire(), address_len(Some(header.src_nbma)));
         let hops = header.hop_count;
-        // Size, checksum and extension offset (the zeros after the hop count) are written by `finish`.
-        let fixed: [u8; FIXED] =
-            [afn0, afn1, protocol0, protocol1, 0, 0, 0, 0, 0, hops, 0, 0, 0, 0, 0, 0, 1, kind, nbma_len, 0];
-        bytes.extend_from_slice(&fixed);
         let proto_len = address_len(Some(header.src_proto));
         let [flags0, flags1] = header.flags.to_be_bytes();
         let [id0, id1, id2, id3] = header.request_id.to_be_bytes();
-        bytes.extend_from_slice(&[proto_len, proto_len, flags0, flags1, id0, id1, id2, id3]);
+        // Size, checksum and extension offset (the zeros after the hop count) are written by `finish`.
+        let fixed: [u8; FIXED + 8] = [
+            afn0, afn1, protocol0, protocol1, 0, 0, 0, 0, 0, hops, 0, 0, 0, 0, 0, 0, 1, kind, nbma_len, 0,
+            proto_len, proto_len, flags0, flags1, id0, id1, id2, id3,
+        ];
+        bytes.extend_from_slice(&fixed);
         write_address(&mut bytes, header.src_nbma);
         write_address(&mut bytes, header.src_proto);
         write_address(&mut bytes, dst_proto);

@@ -1,13 +1,16 @@
 //! The Internet checksum, and what peers make of it when a packet has an odd number of bytes.
 
-/// Adds up 16-bit words; an odd last byte counts as `last << 8` (RFC 1071). Four bytes at a time and in the machine's
+/// Adds up 16-bit words; an odd last byte counts as `last << 8` (RFC 1071). Eight bytes at a time and in the machine's
 /// own byte order: folding brings the carries back, and the bytes are put in order at the end (RFC 1071 section 2).
 fn sum(bytes: &[u8]) -> u32 {
-    let (quads, rest) = bytes.as_chunks::<4>();
-    let mut total: u64 = quads.iter().map(|quad| u64::from(u32::from_ne_bytes(*quad))).sum();
-    let mut last = [0; 4];
+    let (words, rest) = bytes.as_chunks::<8>();
+    let halves = |word: u64| (word & 0xffff_ffff) + (word >> 32);
+    let mut total: u64 = words.iter().map(|word| halves(u64::from_ne_bytes(*word))).sum();
+    let mut last = [0; 8];
     last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-    total += u64::from(u32::from_ne_bytes(last));
+    total += halves(u64::from_ne_bytes(last));
+    total = (total & 0xffff_ffff) + (total >> 32);
+    total = (total & 0xffff) + ((total >> 16) & 0xffff) + (total >> 32);
     while total > 0xffff {
         total = (total & 0xffff) + (total >> 16);
     }

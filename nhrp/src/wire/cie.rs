@@ -76,6 +76,11 @@ impl Cie {
         FIXED + usize::from(address_len(self.nbma)) + usize::from(address_len(self.proto))
     }
 
+    /// Whether it is about one host: 0, 0xff and anything from the host length on mean that.
+    pub fn is_for_host(&self, address: IpAddr) -> bool {
+        self.prefix_len == 0 || self.prefix_len >= host_len(address)
+    }
+
     /// What `address` is the prefix of by this entry: 0, 0xff and ≥ the host length are normalised to the host.
     pub fn prefix_of(&self, address: IpAddr) -> IpNet {
         let host = host_len(address);
@@ -89,11 +94,19 @@ impl Cie {
 
 /// Checks a whole list once and gives an iterator that cannot fail.
 pub fn cies(bytes: &[u8]) -> Result<Cies<'_>, DecodeError> {
+    count(bytes)?;
+    Ok(Cies { rest: bytes })
+}
+
+/// Checks a whole list; how many entries it has.
+pub(crate) fn count(bytes: &[u8]) -> Result<u32, DecodeError> {
     let mut rest = bytes;
+    let mut entries = 0;
     while !rest.is_empty() {
         rest = Cie::read(rest)?.1;
+        entries += 1;
     }
-    Ok(Cies { rest: bytes })
+    Ok(entries)
 }
 
 /// The entries of a list that was checked.

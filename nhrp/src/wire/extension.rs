@@ -95,7 +95,9 @@ pub(crate) fn write_extension(out: &mut Vec<u8>, compulsory: bool, kind: u16, va
     let [word0, word1] = ((kind & TYPE_MASK) | if compulsory { COMPULSORY } else { 0 }).to_be_bytes();
     let [len0, len1] = (value.len() as u16).to_be_bytes();
     out.extend_from_slice(&[word0, word1, len0, len1]);
-    out.extend_from_slice(value);
+    if !value.is_empty() {
+        out.extend_from_slice(value);
+    }
 }
 
 /// Checks a list that must end with End; what follows End is ignored.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::checksum::checksum_is_valid;
-use super::cie::{Cies, cies, read_address};
+use super::cie::{Cies, count, read_address};
 use super::error::DecodeError;
 use super::extension::{Extension, Extensions, check};
 use super::header::{AFN_IPV4, AFN_IPV6, FIXED, Header, PRO_IPV4, PRO_IPV6, PacketType};
@@ -15,6 +15,7 @@ pub struct Packet<'a> {
     header: Header,
     /// CIE list (types 1–6), or payload (types 7 and 8).
     body: &'a [u8],
+    entries: u32,
     extensions: Extensions<'a>,
     has_extensions: bool,
 }
@@ -44,8 +45,9 @@ impl<'a> Packet<'a> {
         };
         let mandatory = bytes.get(FIXED..end).ok_or(DecodeError::Bounds)?;
         let (header, body) = fixed.addresses(mandatory)?;
+        let mut entries = 0;
         if header.packet_type.has_cies() {
-            cies(body)?;
+            entries = count(body)?;
             // No address of a family that we know makes an odd list, and it could not be passed on: see `Builder::finish`.
             if body.len() % 2 == 1 {
                 return Err(DecodeError::Cie);
@@ -56,7 +58,7 @@ impl<'a> Packet<'a> {
             Some(list) if has_extensions => check(list)?,
             _ => Extensions::default(),
         };
-        Ok(Self { bytes, header, body, extensions, has_extensions })
+        Ok(Self { bytes, header, body, entries, extensions, has_extensions })
     }
 
     /// The header's fields.
@@ -72,6 +74,11 @@ impl<'a> Packet<'a> {
     /// The client information entries (none in types 7 and 8).
     pub fn cies(&self) -> Cies<'a> {
         Cies::checked(if self.header.packet_type.has_cies() { self.body } else { &[] })
+    }
+
+    /// How many there are.
+    pub fn entries(&self) -> u32 {
+        self.entries
     }
 
     /// What types 7 (packet in error) and 8 (data packet) carry; empty in the others.
@@ -195,7 +202,10 @@ impl Fixed {
             }
         }
         let (src_nbma, rest) = address(rest, nbma_len)?;
-        let rest = rest.get(usize::from(self.sub_len)..).ok_or(DecodeError::Bounds)?;
+        let rest = match self.sub_len {
+            0 => rest,
+            length => rest.get(usize::from(length)..).ok_or(DecodeError::Bounds)?,
+        };
         let (src_proto, rest) = address(rest, proto_len)?;
         let (dst_proto, rest) = address(rest, proto_len)?;
         let header = Header {
