@@ -2,7 +2,8 @@
 //!
 //! Over IPv4 a packet socket on the tunnel link does that. A link in metadata mode sends nothing without a route that says
 //! where to, and does not say where something came from; so this is a raw socket of the underlay beside it. The kernel
-//! hands it a copy of each GRE packet for our address, which a filter looks through for NHRP with our key.
+//! hands it a copy of each GRE packet for our address, which a filter looks through for NHRP. What has another key than
+//! ours is handed on beside the rest if it is a registration: nobody else would tell its sender.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::Error;
+use crate::icmp::key_of;
 use crate::nhrp_socket::Packets;
 use crate::sys::{self, BURST, ETH_P_IP, ETH_P_IPV6, ETH_P_NHRP, PACKET_BYTES};
 
@@ -20,6 +22,11 @@ const GRE: i32 = 47;
 const KEY: u16 = 0x2000;
 /// Room for packets that wait, in bytes.
 const RECEIVE_BUFFER: usize = 4 << 20;
+/// So many packets with other keys are handed on at once.
+const STRANGERS: usize = 8;
+/// Where the packet type stands in NHRP's fixed header, and that of a Registration Request (RFC 2332 §5.2).
+const TYPE: usize = 17;
+const REGISTRATION: u8 = 3;
 
 /// The socket of one tunnel: its underlay address and key.
 #[derive(Debug)]
@@ -38,16 +45,15 @@ impl Gre6Socket {
     /// # Errors
     /// [`Error::Capability`] without CAP_NET_RAW; [`Error::Io`] while no interface has the address.
     pub fn open(local: Ipv6Addr, key: Option<u32>, ttl: u8) -> Result<Self, Error> {
-        let socket =
-            Self::socket(local, key, ttl).map_err(|e| Error::io("raw GRE socket", "CAP_NET_RAW", e))?;
+        let socket = Self::socket(local, ttl).map_err(|e| Error::io("raw GRE socket", "CAP_NET_RAW", e))?;
         Ok(Self { socket, key, buffer: Mutex::new(Vec::new()), oversized: AtomicU64::new(0) })
     }
 
-    fn socket(local: Ipv6Addr, key: Option<u32>, ttl: u8) -> io::Result<tokio::net::UdpSocket> {
+    fn socket(local: Ipv6Addr, ttl: u8) -> io::Result<tokio::net::UdpSocket> {
         let kind = Type::RAW.nonblocking().cloexec();
         let socket = Socket::new(Domain::IPV6, kind, Some(Protocol::from(GRE)))?;
         // Before it is bound, and so before the first packet.
-        socket.attach_filter(&filter(key))?;
+        socket.attach_filter(&filter())?;
         sys::receive_buffer(&socket, RECEIVE_BUFFER)?;
         socket.set_unicast_hops_v6(ttl.into())?;
         socket.bind(&SocketAddrV6::new(local, 0, 0, 0).into())?;
@@ -77,7 +83,7 @@ impl Gre6Socket {
                 Ok((length, SocketAddr::V6(from))) => self.take(*from.ip(), buffer.get(..length), into),
                 Ok(_) => {}
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-                Err(_) if into.len() > before => return Ok(()),
+                Err(_) if into.len() > before || !into.strangers.is_empty() => return Ok(()),
                 Err(_) => self.socket.readable().await?,
             }
             if into.len() - before >= BURST {
@@ -93,6 +99,11 @@ impl Gre6Socket {
         };
         if let Some(nhrp) = payload(packet, ETH_P_NHRP, self.key) {
             into.push(from.into(), nhrp);
+        } else if into.strangers.len() < STRANGERS
+            && let Some(key) = key_of(packet).filter(|key| *key != self.key)
+            && payload(packet, ETH_P_NHRP, key).and_then(|nhrp| nhrp.get(TYPE)) == Some(&REGISTRATION)
+        {
+            into.strangers.push((from, key, packet.to_vec()));
         }
     }
 
@@ -158,25 +169,17 @@ fn payload(frame: &[u8], protocol: u16, key: Option<u32>) -> Option<&[u8]> {
     frame.strip_prefix(header.as_slice())
 }
 
-/// Lets NHRP with this key through: classic BPF, from the GRE header on.
-fn filter(key: Option<u32>) -> Vec<SockFilter> {
-    const LOAD_WORD: u16 = 0x20;
+/// Lets NHRP through: classic BPF, from the GRE header on.
+fn filter() -> [SockFilter; 4] {
+    const LOAD_HALF: u16 = 0x28;
     const JUMP_EQUAL: u16 = 0x15;
     const RETURN: u16 = 0x06;
-    let flags = u32::from(key.map_or(0, |_| KEY));
-    let words = std::iter::once((0, flags << 16 | u32::from(ETH_P_NHRP))).chain(key.map(|key| (4, key)));
-    let mut program: Vec<SockFilter> = words
-        .flat_map(|(at, value)| {
-            [
-                SockFilter::new(LOAD_WORD, 0, 0, at),
-                // On to the next word, or out.
-                SockFilter::new(JUMP_EQUAL, 1, 0, value),
-                SockFilter::new(RETURN, 0, 0, 0),
-            ]
-        })
-        .collect();
-    program.push(SockFilter::new(RETURN, 0, 0, u32::MAX));
-    program
+    [
+        SockFilter::new(LOAD_HALF, 0, 0, 2),
+        SockFilter::new(JUMP_EQUAL, 0, 1, u32::from(ETH_P_NHRP)),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+        SockFilter::new(RETURN, 0, 0, 0),
+    ]
 }
 
 #[cfg(test)]
@@ -196,11 +199,5 @@ mod tests {
         fill(&mut frame, ETH_P_NHRP, None, b"");
         assert_eq!(frame, [0, 0, 0x20, 0x01]);
         assert_eq!(payload(&frame, ETH_P_NHRP, None), Some(&b""[..]));
-    }
-
-    #[test]
-    fn the_filter_jumps_to_its_end() {
-        assert_eq!(filter(None).len(), 4);
-        assert_eq!(filter(Some(7)).len(), 7);
     }
 }

@@ -45,7 +45,7 @@ pub use copy_socket::CopySocket;
 pub use echo::{Heard, Ping, echo};
 pub use error::Error;
 pub use gre6_socket::Gre6Socket;
-pub use icmp::{GreRefused, IcmpSocket};
+pub use icmp::{GreRefused, IcmpSocket, refuse};
 pub use keepalive_socket::{Keepalive, KeepaliveSocket};
 pub use kernel::{Applied, Kernel};
 pub use nflog::{Logged, Nflog, packets};

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::lab::{Agent, Host, Lab, Ping, ping};
+use e2e::lab::{Agent, Capture, Host, Lab, Ping, ping};
 use e2e::ring3::Needs;
 use e2e::ring3_with;
 use e2e::scene::overlay::{NETWORK, TUNNEL};
@@ -249,5 +249,55 @@ fn a_firewall_that_takes_gre_is_told_over_ipv6_too() {
         ensure!(tunnel.message.contains(&format!("{hub} answers ping")), "{}", tunnel.message);
         scene.isp.nft("delete table inet block")?;
         branch.wait_until_up(NETWORK, 2 * SOON).map(drop)
+    });
+}
+
+/// A hub's link takes any key, so that its kernel answers nobody: the agent says so in its place, unless another link of
+/// the node has that key. Without a tunnel the kernel itself says it.
+#[test]
+fn a_wrong_key_is_told_over_ipv6_too() {
+    ring3_with(Needs { memory_mib: 768, deadline: Duration::from_secs(240) }, |lab| {
+        let scene = Scene::build(lab)?;
+        let overlay = Overlay { v4: true, v6: false };
+        let [hub, mut branch, _other] = overlay.start(&scene, "Phase3")?;
+        let network = overlay.network("Phase3", scene.site("hub")?);
+        let network = network.replace("networkId: 100", "networkId: 100, registrationIntervalSeconds: 2");
+        let other = network.replace("key: 100", "key: 101");
+        let capture = Capture::start(branch.host(), "wan0", "icmp6 and icmp6[icmp6type] == 1")?;
+        branch.write("network.yaml", &other)?;
+        let tunnel = branch.wait_for_state(NETWORK, view::State::Nhrp, "KeyMismatchSuspected", 2 * SOON)?;
+        ensure!(tunnel.message.contains("no tunnel for GRE with key 101"), "{}", tunnel.message);
+        let refused = capture.frames()?.len();
+        ensure!(refused > 0, "nothing on the wire");
+        // Mended, it is up at once.
+        branch.write("network.yaml", &network)?;
+        branch.wait_until_up(NETWORK, SOON)?;
+
+        // Somebody else's link at the hub has the key: whoever uses it is not told otherwise.
+        branch.kill()?;
+        let (hub6, branch6) = (scene.site("hub")?.nbma6(), scene.site("branch-a")?.nbma6());
+        hub.host().ip(&format!("link add gre6 type ip6gre local {hub6} remote {branch6} key 101"))?;
+        let before = capture.frames()?.len();
+        branch.write("network.yaml", &other)?;
+        branch.restart()?;
+        wait::until(2 * SOON, "silence", || {
+            let tunnel = branch.tunnel(NETWORK)?;
+            let failed = tunnel.nhs.first().is_some_and(|nhs| nhs.requests_failed >= 4);
+            wait::ensure(failed && tunnel.reason != "KeyMismatchSuspected", || format!("{tunnel:?}"))
+        })?;
+        let after = capture.frames()?.len();
+        ensure!(before == after, "{before} and then {after} refusals");
+        branch.kill()?;
+        hub.host().ip("link del gre6")?;
+
+        // No tunnel at all.
+        hub.remove("own.yaml")?;
+        hub.remove("network.yaml")?;
+        wait::until(SOON, "no link at the hub", || {
+            let links = hub.host().run(&["ip", "-br", "link"])?;
+            wait::ensure(!links.contains(TUNNEL), || links)
+        })?;
+        branch.restart()?;
+        branch.wait_for_state(NETWORK, view::State::Nhrp, "KeyMismatchSuspected", 2 * SOON).map(drop)
     });
 }

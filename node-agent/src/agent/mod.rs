@@ -14,11 +14,12 @@ mod shaping;
 mod underlay;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
+use crds::endpoint::Role;
 use dataplane::model::KernelEvent;
 use dataplane::{GreRefused, Kernel, Logged, nflog};
 use nhrp::{Input, LinkId, Origin, Time};
@@ -50,6 +51,10 @@ const PATROL_MS: u64 = 60_000;
 const SAVE_MS: u64 = 100;
 /// … or, if it takes long, so many times longer than it took.
 const SAVE_SHARE: u64 = 20;
+/// Whose key is wrong is told so this often at most, in milliseconds, …
+const TOLD_MS: u64 = 5_000;
+/// … and no more than so many at a time.
+const TOLD: usize = 64;
 /// Bursts of packets that are worked through before what they caused is carried out.
 const BURSTS: usize = 8;
 
@@ -87,6 +92,10 @@ pub struct Agent {
     /// From then on a comparison looks at nft too, which costs processes: when nft changed, and now and then.
     nft_at: Time,
     save_at: Option<Time>,
+    /// Underlay addresses and keys of the point-to-point links over IPv6 that the node has, whosever they are.
+    keys6: BTreeSet<(Ipv6Addr, Option<u32>)>,
+    /// Who was told lately that its key is wrong.
+    told: BTreeMap<Ipv6Addr, Time>,
     /// What shapes changes then.
     shape_at: Option<Time>,
     /// A snapshot is written so long after a change, in milliseconds.
@@ -168,6 +177,8 @@ impl Agent {
             reconcile_at: clock::now(),
             nft_at: clock::now(),
             save_at: None,
+            keys6: BTreeSet::new(),
+            told: BTreeMap::new(),
             shape_at: None,
             save_after: SAVE_MS,
             gone: BTreeSet::new(),
@@ -402,10 +413,34 @@ impl Agent {
 
     fn packets(&mut self, burst: Burst) {
         let now = clock::now();
+        if !burst.packets.strangers.is_empty() {
+            self.strangers(&burst);
+        }
         let Some(tunnel) = self.tunnels.get_mut(&burst.network) else { return };
         let Some(engine) = tunnel.engine.as_mut().filter(|_| tunnel.link == burst.link) else { return };
         for (nbma, packet) in burst.packets.iter() {
             engine.handle_packet(now, Origin { link: LinkId(burst.link), nbma }, packet);
+        }
+    }
+
+    /// A node registers at a hub with a key that no tunnel here has. Over IPv4 the kernel says so to it; over IPv6 our link
+    /// takes any key, so that nobody would.
+    fn strangers(&mut self, burst: &Burst) {
+        let now = clock::now();
+        let Some(tunnel) = self.tunnels.get(&burst.network) else { return };
+        let local = tunnel.wanted.as_ref().map(|wanted| wanted.link.local);
+        let Some(IpAddr::V6(local)) = local.filter(|_| tunnel.spec.role != Role::Spoke) else { return };
+        self.told.retain(|_, at| now.since(*at) < TOLD_MS);
+        for (from, key, packet) in &burst.packets.strangers {
+            let taken = self.keys6.contains(&(local, *key));
+            if taken || self.told.len() >= TOLD || self.told.contains_key(from) {
+                continue;
+            }
+            self.told.insert(*from, now);
+            info!(network = burst.network, %from, ?key, "registers with a key that no tunnel here has: refused by ICMP");
+            if let Err(error) = dataplane::refuse(local, *from, packet) {
+                warn!(%error, %from, "a wrong key is not told");
+            }
         }
     }
 
@@ -471,7 +506,7 @@ impl Agent {
         for tunnel in self.tunnels.values_mut() {
             let local = tunnel.wanted.as_ref().is_some_and(|wanted| wanted.link.local == refused.from);
             if local && tunnel.spec.tunnel.key == refused.key {
-                tunnel.refused.insert(refused.by.into(), now);
+                tunnel.refused.insert(refused.by, now);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Makes the kernel equal to the plan: observe, compare, write the difference.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crds::Reason;
 use crds::endpoint::DmvpnEndpointSpec;
@@ -33,6 +33,8 @@ impl Agent {
             self.nft_at = clock::now().after(NFT_MS);
         }
         self.meet_leftovers(&observed);
+        let gre = observed.links.iter().filter_map(|link| link.gre.as_ref()).filter(|gre| !gre.is_metadata());
+        self.keys6 = gre.filter_map(|gre| Some((v6(gre.local)?, gre.key))).collect();
         let mut links_changed = false;
         let names: Vec<_> = self.tunnels.keys().cloned().collect();
         for network in &names {
@@ -372,6 +374,13 @@ fn v4(address: IpAddr) -> Option<Ipv4Addr> {
     match address {
         IpAddr::V4(address) => Some(address),
         IpAddr::V6(_) => None,
+    }
+}
+
+fn v6(address: IpAddr) -> Option<Ipv6Addr> {
+    match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => Some(address),
     }
 }
 

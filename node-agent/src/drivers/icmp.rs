@@ -9,7 +9,13 @@ use tracing::warn;
 /// # Errors
 /// When the socket cannot be opened (no CAP_NET_RAW).
 pub fn start(to: mpsc::Sender<GreRefused>) -> Result<(), dataplane::Error> {
-    let socket = IcmpSocket::open()?;
+    for v6 in [false, true] {
+        read(IcmpSocket::open(v6)?, to.clone());
+    }
+    Ok(())
+}
+
+fn read(socket: IcmpSocket, to: mpsc::Sender<GreRefused>) {
     tokio::spawn(async move {
         loop {
             match socket.receive().await {
@@ -25,5 +31,4 @@ pub fn start(to: mpsc::Sender<GreRefused>) -> Result<(), dataplane::Error> {
             }
         }
     });
-    Ok(())
 }
