@@ -140,6 +140,19 @@ fn registrations(mallory: Ipv4Addr, hub: Ipv4Addr, a: Ipv4Addr, b: Ipv4Addr) -> 
             "no local address",
         ),
         attack(
+            "a refresh as from branch-b, of a class that the network does not have",
+            b,
+            hub,
+            // A broken list leaves that of branch-b as it is, none would take it away.
+            vec![
+                registration(b, BRANCH_B)
+                    .extension(0x3802, b"\x01\x01\x01\x08platinum")
+                    .extension(ext::PREFIXES, &[9; 5])
+                    .bytes(),
+            ],
+            "unknown QoS group",
+        ),
+        attack(
             "a refresh as from branch-b, with a broken list of prefixes",
             b,
             hub,
