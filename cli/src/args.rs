@@ -8,6 +8,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use view::{Family, Filter, Show};
 
 use crate::cluster::Cluster;
+use crate::join::{Place, Pool, Wish};
 
 /// Where an agent of this machine listens.
 const SOCKET: &str = "/run/dmvpn/agent.sock";
@@ -84,6 +85,10 @@ impl Args {
         ];
         let given = OF_CLUSTERS.iter().zip(given).find(|(_, given)| *given);
         match given {
+            _ if !plugin && matches!(args.command, Command::Join(_)) => {
+                let cure = "join asks a cluster: call the program as `kubectl dmvpn join`";
+                Err(command.error(ErrorKind::InvalidSubcommand, cure))
+            }
             Some((option, _)) if !plugin => {
                 let cure = format!("--{option} asks a cluster: call the program as `kubectl dmvpn`");
                 Err(command.error(ErrorKind::UnknownArgument, cure))
@@ -117,11 +122,15 @@ impl Args {
         }
     }
 
-    /// The table that is asked for, and of which tunnels.
-    pub(crate) fn wish(&self) -> (Show, Filter) {
-        let Command::Show(table) = &self.command;
-        let (show, interface) = table.wish();
-        (show, Filter { interface, network: self.network.clone() })
+    /// What is asked for.
+    pub(crate) fn wish(&self) -> Asked {
+        match &self.command {
+            Command::Show(table) => {
+                let (show, interface) = table.wish();
+                Asked::Table(show, Filter { interface, network: self.network.clone() })
+            }
+            Command::Join(join) => Asked::Join(join.wish()),
+        }
     }
 }
 
@@ -138,6 +147,82 @@ enum Command {
     /// Show tunnels, peers, the NHRP cache or problems
     #[command(subcommand)]
     Show(Table),
+    /// Print the file that makes another cluster, or a box, a member of a network of this cluster
+    #[command(
+        after_help = "The hundredth member is joined like the first: nothing is edited here. A pool that is handed out is noted in \
+                      the network's addressing.reserved."
+    )]
+    Join(Join),
+}
+
+#[derive(Debug, clap::Args)]
+struct Join {
+    /// The DmvpnNetwork
+    #[arg(value_name = "NETWORK")]
+    joined: String,
+    /// The node or box that becomes a spoke
+    #[arg(long, value_name = "NODE", required_unless_present = "selector")]
+    host: Option<String>,
+    /// Labels of the nodes that become spokes, each of them
+    #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label, conflicts_with_all = ["host", "address", "subnet"])]
+    selector: Vec<(String, String)>,
+    /// Name of the DmvpnSpoke [default: NETWORK-NODE]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// A prefix behind the host (may be repeated)
+    #[arg(long, value_name = "CIDR")]
+    subnet: Vec<crds::Cidr>,
+    /// Its tunnel address, one a family
+    #[arg(long, value_name = "IP")]
+    address: Vec<std::net::IpAddr>,
+    /// Part of the overlay that it allocates tunnel addresses from: a prefix, or `/24` for one that is free
+    #[arg(long, value_name = "CIDR")]
+    pool: Option<Pool>,
+    /// The pool was handed out to the same member before
+    #[arg(long, requires = "pool")]
+    again: bool,
+    /// Announce the pods' addresses of its nodes too
+    #[arg(long)]
+    pods: bool,
+    /// Namespace of the chart in the other cluster [default: as here]
+    #[arg(long, value_name = "NAME")]
+    target_namespace: Option<String>,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+        _ => Err("a label is KEY=VALUE".into()),
+    }
+}
+
+impl Join {
+    fn wish(&self) -> Wish {
+        let place = match &self.host {
+            Some(node) => Place::Node(node.clone()),
+            None => Place::Every(self.selector.iter().cloned().collect()),
+        };
+        Wish {
+            network: self.joined.clone(),
+            name: self.name.clone(),
+            place,
+            subnets: self.subnet.clone(),
+            addresses: self.address.clone(),
+            pool: self.pool,
+            again: self.again,
+            pods: self.pods,
+            target_namespace: self.target_namespace.clone(),
+        }
+    }
+}
+
+/// What is asked for.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    /// A table, and of which tunnels.
+    Table(Show, Filter),
+    /// The file for another member.
+    Join(Wish),
 }
 
 #[derive(Debug, Subcommand)]
@@ -266,8 +351,7 @@ mod tests {
     }
 
     fn wish(line: &str) -> (Show, Option<String>) {
-        let args = read(line).unwrap();
-        let (show, filter) = args.wish();
+        let Asked::Table(show, filter) = read(line).unwrap().wish() else { panic!("{line}") };
         (show, filter.interface)
     }
 
@@ -304,7 +388,8 @@ mod tests {
             let args = read(line).unwrap();
             assert_eq!(args.output, Output::Json, "{line}");
             assert_eq!(args.whom(), Whom::Socket("/x".into()), "{line}");
-            assert_eq!(args.wish().1.network.as_deref(), Some("lab"), "{line}");
+            let Asked::Table(_, filter) = args.wish() else { panic!("{line}") };
+            assert_eq!(filter.network.as_deref(), Some("lab"), "{line}");
         }
     }
 
@@ -349,6 +434,11 @@ mod tests {
             ("dmvpn show dmvpn --context c", "call the program as `kubectl dmvpn`"),
             ("kubectl-dmvpn --socket /x show dmvpn --node n", "give one of them"),
             ("kubectl-dmvpn --socket /x -n n show dmvpn", "give one of them"),
+            ("dmvpn join branches --host west-1", "call the program as `kubectl dmvpn join`"),
+            ("kubectl-dmvpn join branches", "--host"),
+            ("kubectl-dmvpn join branches --host a --selector b=c", "cannot be used with"),
+            ("kubectl-dmvpn join branches --selector b", "a label is KEY=VALUE"),
+            ("kubectl-dmvpn join branches --host a --subnet 10.1.2.3/24", "did you mean 10.1.2.0/24"),
         ] {
             let error = read(line).unwrap_err().to_string();
             assert!(error.contains(cure), "{line}: {error}");

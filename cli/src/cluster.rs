@@ -86,7 +86,8 @@ async fn ask(cluster: &Cluster) -> Result<Vec<Answer>, ClusterError> {
     Ok(answers)
 }
 
-async fn client(cluster: &Cluster) -> Result<Client, ClusterError> {
+/// A client for that cluster.
+pub(crate) async fn client(cluster: &Cluster) -> Result<Client, ClusterError> {
     let options = KubeConfigOptions { context: cluster.context.clone(), ..KubeConfigOptions::default() };
     let config = match (&cluster.kubeconfig, &cluster.context) {
         (Some(path), _) => {
@@ -161,7 +162,7 @@ pub(crate) enum PodError {
 }
 
 /// What the API server says, without the form that it is wrapped in.
-fn why(error: &kube::Error) -> String {
+pub(crate) fn why(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => match status.message.as_str() {
             "" => format!("status {}", status.code),

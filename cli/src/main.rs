@@ -6,30 +6,37 @@
 mod agent;
 mod args;
 mod cluster;
+mod join;
 
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use thiserror::Error;
 use view::{Filter, Report, Show};
 
 use crate::agent::AgentError;
-use crate::args::{Args, Output, Whom};
+use crate::args::{Args, Asked, Output, Whom};
 use crate::cluster::{Answer, Cluster, ClusterError, PodError};
+use crate::join::{JoinError, Wish};
 
 fn main() -> ExitCode {
     let args = match Args::read(std::env::args_os()) {
         Ok(args) => args,
         Err(error) => error.exit(),
     };
-    let (text, errors) = match args.whom() {
-        Whom::Socket(socket) => match local(&args, &socket) {
-            Ok(text) => (text, Vec::new()),
-            Err(error) => (String::new(), vec![error]),
-        },
-        Whom::Cluster(cluster) => remote(&args, &cluster),
+    let alone = |outcome: Result<String, Error>| match outcome {
+        Ok(text) => (text, Vec::new()),
+        Err(error) => (String::new(), vec![error]),
+    };
+    let (text, errors) = match (args.wish(), args.whom()) {
+        (Asked::Table(show, filter), Whom::Socket(socket)) => {
+            alone(local(args.output, show, &filter, &socket))
+        }
+        (Asked::Table(show, filter), Whom::Cluster(cluster)) => remote(args.output, show, &filter, &cluster),
+        (Asked::Join(wish), Whom::Cluster(cluster)) => alone(joined(args.output, &cluster, &wish)),
+        (Asked::Join(_), Whom::Socket(_)) => alone(Err(Error::JoinsByCluster)),
     };
     let printed = print(&text);
     let mut good = true;
@@ -42,22 +49,20 @@ fn main() -> ExitCode {
 }
 
 /// The agent of this machine.
-fn local(args: &Args, socket: &Path) -> Result<String, Error> {
-    let (show, filter) = args.wish();
+fn local(output: Output, show: Show, filter: &Filter, socket: &Path) -> Result<String, Error> {
     let report = filter.apply(&agent::report(socket)?)?;
-    match args.output {
+    match output {
         Output::Text => Ok(view::render(&report, show)),
         Output::Json => pretty(&view::json(&report, show)?),
     }
 }
 
 /// Agents of a cluster: what could be had, and what went wrong with the others.
-fn remote(args: &Args, cluster: &Cluster) -> (String, Vec<Error>) {
-    let (show, filter) = args.wish();
+fn remote(output: Output, show: Show, filter: &Filter, cluster: &Cluster) -> (String, Vec<Error>) {
     match cluster::reports(cluster) {
         Ok(answers) => {
-            let (reports, errors) = sift(answers, &filter, !cluster.nodes.is_empty());
-            match gather(args.output, &reports, show) {
+            let (reports, errors) = sift(answers, filter, !cluster.nodes.is_empty());
+            match gather(output, &reports, show) {
                 Ok(text) => (text, errors),
                 Err(error) => (String::new(), errors.into_iter().chain([error]).collect()),
             }
@@ -98,6 +103,24 @@ fn gather(output: Output, reports: &[(String, Report)], show: Show) -> Result<St
     }
 }
 
+/// The file for another member; what else is to be known goes to standard error.
+fn joined(output: Output, cluster: &Cluster, wish: &Wish) -> Result<String, Error> {
+    let joined = join::join(cluster, wish)?;
+    for remark in &joined.remarks {
+        let _ = writeln!(io::stderr(), "note: {remark}");
+    }
+    if output == Output::Json {
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": joined.documents});
+        return pretty(&list);
+    }
+    let mut text = joined.heading;
+    for document in &joined.documents {
+        let yaml = serde_saphyr::to_string(document).map_err(|error| Error::Yaml(error.to_string()))?;
+        text = format!("{text}---\n{yaml}");
+    }
+    Ok(text)
+}
+
 fn pretty(value: &Value) -> Result<String, Error> {
     Ok(serde_json::to_string_pretty(value)? + "\n")
 }
@@ -117,12 +140,18 @@ enum Error {
     Agent(#[from] AgentError),
     #[error(transparent)]
     Cluster(#[from] ClusterError),
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    #[error("join asks a cluster: leave --socket (or DMVPN_SOCKET) out")]
+    JoinsByCluster,
     #[error("node {node}: {source}")]
     Pod { node: String, source: PodError },
     #[error(transparent)]
     Filter(#[from] view::NoSuchTunnel),
     #[error("the report cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
+    #[error("the file cannot be written as YAML: {0}")]
+    Yaml(String),
     #[error("cannot write the answer: {0}")]
     Write(#[from] io::Error),
 }

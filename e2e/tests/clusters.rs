@@ -1,11 +1,14 @@
 //! Two control planes beside one guest: each is reached from inside, each alone, and nothing of one management
-//! network reaches the other's.
+//! network reaches the other's. And `kubectl dmvpn join`, from a cluster to another and to boxes.
 
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use e2e::lab::{Host, Lab};
+use e2e::cluster::Reply;
+use e2e::lab::{Agent, Host, Lab, Ping};
 use e2e::ring4::{Needs, ring4};
+use e2e::scene::Scene;
 use e2e::{Cluster, wait};
 
 #[test]
@@ -19,6 +22,124 @@ fn two_clusters_beside_one_guest() {
         println!("isolation: {:.1} s", start.elapsed().as_secs_f64());
         one_api_server_stops_alone(east, west).context("API server")
     });
+}
+
+/// What a cluster prints for another member makes one of a box and is taken by another cluster, and no two members get
+/// one address: nothing but that file goes to them, and nothing is edited here.
+#[test]
+fn joining_is_one_file() {
+    let needs = Needs { clusters: &["east", "west"], nodes: false, memory_mib: 768, ..Needs::default() };
+    ring4(needs, |lab, clusters| {
+        let [east, west] = clusters else { anyhow::bail!("two clusters") };
+        for cluster in [east, west] {
+            cluster.install_crds()?;
+            cluster.kubectl(&["create", "namespace", "dmvpn-system"])?;
+        }
+        let objects = [NETWORK, SECRET].join("---\n");
+        east.apply(&objects)?;
+        what_cannot_be_joined_says_why(east)?;
+
+        let scene = Scene::build(lab)?;
+        let (a, b) = (scene.site("branch-a")?, scene.site("branch-b")?);
+        let file = |node: &str, lan: &str, more: &[&str]| {
+            let words = ["branches", "-n", "dmvpn-system", "--host", node, "--subnet", lan];
+            let reply = join(east, &[&words[..], more].concat())?;
+            ensure!(reply.status == 0, "{}", reply.stderr);
+            ensure!(reply.stderr.contains("keys and passwords"), "no word of the secrets: {}", reply.stderr);
+            Ok(reply.stdout)
+        };
+        let (lan_a, lan_b) = (a.plan.lan.to_string(), b.plan.lan.to_string());
+        let for_a = file("branch-a", &lan_a, &["--pool", "/24"])?;
+        let for_b = file("branch-b", &lan_b, &["--pool", "10.255.9.0/29"])?;
+        // The first block is the hub's, the second a pool of this cluster.
+        let noted = ["get", "dmvpnnetwork", "branches", "-o", "jsonpath={.spec.addressing.reserved}"];
+        let noted = east.kubectl(&noted)?;
+        ensure!(noted == r#"["10.255.2.0/24","10.255.9.0/29"]"#, "{noted}");
+        let again = file("branch-a", &lan_a, &["--pool", "10.255.2.0/24", "--again"])?;
+        ensure!(again == for_a, "the same file again:\n{again}\nfirst it was\n{for_a}");
+        ensure!(!for_a.contains("elsewhere") && !for_a.contains("not-for-members"), "{for_a}");
+
+        // Another cluster takes it as it is.
+        west.apply(&for_b)?;
+        let pools = ["get", "dmvpnnetwork", "branches", "-o", "jsonpath={.spec.addressing.pools}"];
+        let pools = west.kubectl(&pools)?;
+        ensure!(pools == r#"["10.255.9.0/29"]"#, "{pools}");
+
+        let alone = |text: &str| BTreeMap::from([("joined.yaml".to_owned(), text.to_owned())]);
+        let hub = Agent::start(&scene.site("hub")?.host, &["role=gateway"], &alone(&objects))?;
+        hub.wait_until_up("branches", SOON)?;
+        let on_a = Agent::start(&a.host, &[], &alone(&for_a))?;
+        let on_b = Agent::start(&b.host, &[], &alone(&for_b))?;
+        for (agent, pool) in [(&on_a, "10.255.2."), (&on_b, "10.255.9.")] {
+            agent.wait_until_up("branches", SOON)?;
+            let addresses = agent.host().run(&["ip", "-4", "addr", "show", "dev", "dm-branches"])?;
+            ensure!(addresses.contains(pool), "{addresses}");
+        }
+        wait::until(SOON, "the way to the other branch", || {
+            let way = on_a.host().run(&["ip", "route", "get", &b.lan_host().to_string()])?;
+            ensure!(way.contains("dev dm-branches"), "{way}");
+            Ok(())
+        })?;
+        Ping::start(&a.lan, b.lan_host().into(), 50, Duration::from_millis(10))?
+            .finish()?
+            .ensure_nothing_lost()
+    });
+}
+
+const SOON: Duration = Duration::from_secs(20);
+
+const NETWORK: &str = "
+apiVersion: dmvpn.io/v1alpha1
+kind: DmvpnNetwork
+metadata: {name: branches, labels: {team: elsewhere}}
+spec:
+  phase: Phase3
+  overlay: [10.255.0.0/16]
+  addressing: {pools: [10.255.1.0/24]}
+  hubs:
+  - {name: hub1, overlayAddresses: [10.255.0.1], nbma: [{address: 192.0.2.2}], nodeSelector: {role: gateway}}
+  tunnel: {key: 100}
+  nhrp: {networkId: 100, authenticationSecretRefs: [{name: branches-nhrp}]}
+";
+
+const SECRET: &str = "
+apiVersion: v1
+kind: Secret
+metadata: {name: branches-nhrp, namespace: dmvpn-system, labels: {dmvpn.io/network: branches}}
+stringData: {password: s3cret, other: not-for-members}
+";
+
+/// As a user does: the program is kubectl's plugin.
+fn join(cluster: &Cluster, words: &[&str]) -> Result<Reply> {
+    cluster.output("kubectl", &[&["dmvpn", "join"], words].concat(), "")
+}
+
+/// And changes nothing.
+fn what_cannot_be_joined_says_why(east: &Cluster) -> Result<()> {
+    let before = east.kubectl(&["get", "dmvpnnetwork", "branches", "-o", "yaml"])?;
+    for (words, why) in [
+        (&["nobody", "--host", "a", "--pool", "/24"][..], "\"nobody\" not found"),
+        (&["branches", "--host", "a"], "add --pool /24"),
+        (
+            &["branches", "--host", "a", "--pool", "10.255.1.0/25"],
+            "10.255.1.0/24, which is a pool of this cluster",
+        ),
+        (
+            &["branches", "--host", "a", "--address", "10.9.9.9"],
+            "10.9.9.9 is not in the overlay (10.255.0.0/16)",
+        ),
+        (
+            &["branches", "--host", "a", "--pool", "/24", "-n", "default"],
+            "Secret branches-nhrp in namespace default",
+        ),
+    ] {
+        let reply = join(east, words)?;
+        ensure!(reply.status != 0 && reply.stderr.contains(why), "{words:?}: {}", reply.stderr);
+        ensure!(reply.stdout.is_empty(), "{words:?} prints {}", reply.stdout);
+    }
+    let after = east.kubectl(&["get", "dmvpnnetwork", "branches", "-o", "yaml"])?;
+    ensure!(after == before, "something was changed:\n{before}\nnow\n{after}");
+    Ok(())
 }
 
 fn answers_from_inside(east: &Cluster, west: &Cluster) -> Result<()> {
@@ -82,7 +203,7 @@ fn one_api_server_stops_alone(east: &Cluster, west: &Cluster) -> Result<()> {
     west.kubectl(&["get", "nodes"]).map(drop)
 }
 
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A host on the management network of a cluster, as a node would be.
 fn host_on(lab: &Lab, cluster: &str, address: &str) -> Result<Host> {
