@@ -96,11 +96,28 @@ fn stream(hub: &Site, to: IpAddr) -> Result<f64> {
     Ok(rate)
 }
 
-/// Within 10 % of the rate.
-fn ensure_shaped(to: IpAddr, rate: f64, wanted: u32) -> Result<()> {
-    let share = rate / f64::from(wanted);
-    ensure!((0.9..=1.1).contains(&share), "{rate:.0} kbit/s to {to}, and its rate is {wanted} kbit/s");
-    Ok(())
+/// Within 10 % of the rate: each of these streams, all at once. A guest that has to wait for its CPU longer than a burst lasts
+/// loses what it would have sent meanwhile, so there are three tries; a wrong rate is wrong each time.
+fn ensure_shaped(hub: &Site, to: &[(IpAddr, u32)]) -> Result<()> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let rates: Vec<Result<f64>> = std::thread::scope(|scope| {
+            let streams: Vec<_> = to.iter().map(|(to, _)| scope.spawn(|| stream(hub, *to))).collect();
+            streams.into_iter().map(|it| it.join().expect("a stream")).collect()
+        });
+        let mut off = Vec::new();
+        for (rate, (to, wanted)) in rates.into_iter().zip(to) {
+            let rate = rate?;
+            if !(0.9..=1.1).contains(&(rate / f64::from(*wanted))) {
+                off.push(format!("{rate:.0} kbit/s to {to}, and its rate is {wanted} kbit/s"));
+            }
+        }
+        if off.is_empty() {
+            return Ok(());
+        }
+        ensure!(tries < 3, "{}", off.join("; "));
+    }
 }
 
 /// What `tc` says, its lines of one entry in one (its JSON is none where HTB is).
@@ -211,17 +228,11 @@ fn each_spoke_gets_the_rate_of_its_class() {
              oifname wan0 meta l4proto 47 meta priority d600:0-d600:ffff counter comment \"leaked\"; }; }",
         )?;
         // One after the other and of both families, both at once, and the one without a class.
-        ensure_shaped(lan(a), stream(hub, lan(a))?, GOLD)?;
-        ensure_shaped(lan(b), stream(hub, lan(b))?, SILVER)?;
+        ensure_shaped(hub, &[(lan(a), GOLD)])?;
+        ensure_shaped(hub, &[(lan(b), SILVER)])?;
         let six = IpAddr::from(a.lan_host6());
-        ensure_shaped(six, stream(hub, six)?, GOLD)?;
-        let at_once = std::thread::scope(|scope| {
-            let other = scope.spawn(|| stream(hub, lan(b)));
-            let first = stream(hub, lan(a));
-            (first, other.join())
-        });
-        ensure_shaped(lan(a), at_once.0?, GOLD)?;
-        ensure_shaped(lan(b), at_once.1.expect("the other stream")?, SILVER)?;
+        ensure_shaped(hub, &[(six, GOLD)])?;
+        ensure_shaped(hub, &[(lan(a), GOLD), (lan(b), SILVER)])?;
         let free = stream(hub, lan(router))?;
         ensure!(free > f64::from(GOLD) * 3.0, "the router is not of a class, and gets {free:.0} kbit/s");
 
@@ -238,7 +249,7 @@ fn each_spoke_gets_the_rate_of_its_class() {
         let after = tc_classes(&hub.host)?;
         ensure!(before.keys().eq(after.keys()), "other classes: {before:?}, {after:?}");
         ensure!(before.iter().all(|(it, (_, bytes))| after[it].1 >= *bytes), "{before:?}, {after:?}");
-        ensure_shaped(lan(a), stream(hub, lan(a))?, 2 * GOLD)?;
+        ensure_shaped(hub, &[(lan(a), 2 * GOLD)])?;
         ping.finish()?.ensure_nothing_lost()?;
 
         // Killed and started again: the classes stay as they are.
@@ -293,7 +304,7 @@ fn each_spoke_gets_the_rate_of_its_class() {
         let external = quickstart("router.yaml")?.replace("spec:\n", "spec:\n  qosGroup: silver\n");
         agent.write("router.yaml", &external)?;
         until_rates(&hub.host, &[SILVER, SILVER, 2 * GOLD], 5)?;
-        ensure_shaped(lan(router), stream(hub, lan(router))?, SILVER)?;
+        ensure_shaped(hub, &[(lan(router), SILVER)])?;
 
         // A class that the hub does not know: told by name, and not shaped.
         agent.write("network.yaml", &classes(&[("silver", SILVER)]))?;
