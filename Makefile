@@ -15,7 +15,7 @@ help:
 	@echo 'make test          formatting, lints, licences, generated files, every test'
 	@echo 'make lab           only the scene, with a shell in it'
 	@echo 'make lab-stop      end a scene that was left running'
-	@echo 'make images        container images of operator and agent, as files for docker load or ctr import'
+	@echo 'make images        container images of operator, agent and IKE daemon, as files for docker load or ctr import'
 	@echo 'make sim SEEDS=n   play n networks on a simulated clock (sim-proof: the simulator proves itself; sim-scale)'
 	@echo 'make bench         hub, spoke and engine beside FRR: a table, and target/bench.json'
 	@echo 'make fuzz          fuzz what reads foreign bytes, each target for SECONDS=60'

@@ -13,6 +13,10 @@
 {{ include "dmvpn.fullname" . }}-agent
 {{- end -}}
 
+{{- define "dmvpn.charon" -}}
+{{ include "dmvpn.fullname" . }}-charon
+{{- end -}}
+
 {{/* Names of cluster-scoped objects. Neither part has a dot, so two releases never mean the same. */}}
 {{- define "dmvpn.cluster.operator" -}}
 {{ include "dmvpn.operator" . }}.{{ .Release.Namespace }}

@@ -55,6 +55,46 @@ impl Program {
     }
 }
 
+/// strongSwan's plugins that its daemon loads: those that the chart's configuration names
+/// (`charts/dmvpn/templates/charon.yaml`).
+const PLUGINS: [&str; 21] = [
+    "aes",
+    "sha1",
+    "sha2",
+    "hmac",
+    "kdf",
+    "gcm",
+    "openssl",
+    "random",
+    "nonce",
+    "drbg",
+    "pem",
+    "pkcs1",
+    "pkcs8",
+    "x509",
+    "pubkey",
+    "constraints",
+    "revocation",
+    "kernel-netlink",
+    "socket-default",
+    "counters",
+    "vici",
+];
+
+/// strongSwan's IKE daemon as Debian has it. Its plugins are in no list of libraries: it opens them itself.
+pub(super) fn charon() -> Result<Program> {
+    let mut charon = Program::installed("charon-systemd", "usr/sbin/charon-systemd")?;
+    for plugin in PLUGINS {
+        let file = PathBuf::from(format!("/usr/lib/ipsec/plugins/libstrongswan-{plugin}.so"));
+        ensure!(file.is_file(), "{} is not installed: e2e/scripts/bootstrap.sh", file.display());
+        charon.libraries.extend(libraries(&file)?);
+        charon.libraries.push(file);
+    }
+    charon.libraries.sort();
+    charon.libraries.dedup();
+    Ok(charon)
+}
+
 /// Compiles the program that holds namespaces.
 pub(super) fn compile_pause(dir: &Path) -> Result<PathBuf> {
     let (source, program) = (dir.join("pause.c"), dir.join("pause"));

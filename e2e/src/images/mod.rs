@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `lab.local/pause:1` | the program that holds a pod's namespaces (`pause.c`) |
 //! | `lab.local/dmvpn-operator:1` | our operator and the libraries that it loads |
+//! | `lab.local/dmvpn-charon:1` | strongSwan's IKE daemon of this machine, its plugins, their libraries |
 //! | `lab.local/dmvpn-agent:1`, `:2` | our agent, `nft`, their libraries; the second differs in a label: an upgrade |
 //!
 //! Each is a file as `docker save` writes it ([`archive`]); all are also imported into one store of containerd
@@ -32,6 +33,8 @@ pub const PAUSE: &str = "lab.local/pause:1";
 pub const OPERATOR: &str = "lab.local/dmvpn-operator:1";
 /// The agent's image.
 pub const AGENT: &str = "lab.local/dmvpn-agent:1";
+/// The IKE daemon's image.
+pub const CHARON: &str = "lab.local/dmvpn-charon:1";
 /// The agent's image after an upgrade.
 pub const AGENT_2: &str = "lab.local/dmvpn-agent:2";
 
@@ -155,6 +158,7 @@ struct Inputs {
     operator: Program,
     agent: Program,
     nft: Program,
+    charon: Program,
     /// Its version decides what the store looks like.
     containerd: Program,
 }
@@ -165,6 +169,7 @@ impl Inputs {
             operator: Program::own("dmvpn-operator", "usr/bin/dmvpn-operator")?,
             agent: Program::own("dmvpn-agent", "usr/bin/dmvpn-agent")?,
             nft: Program::installed("nft", "usr/sbin/nft")?,
+            charon: contents::charon()?,
             containerd: Program::installed("containerd", "usr/bin/containerd")?,
         })
     }
@@ -172,7 +177,7 @@ impl Inputs {
     /// Changes when a file does. By size and time, as make does: reading them all would take longer than that.
     fn key(&self) -> Result<String> {
         let mut text = SOURCES.concat();
-        for program in [&self.operator, &self.agent, &self.nft, &self.containerd] {
+        for program in [&self.operator, &self.agent, &self.nft, &self.charon, &self.containerd] {
             for file in [&program.source].into_iter().chain(&program.libraries) {
                 let meta = fs::metadata(file).with_context(|| format!("read {}", file.display()))?;
                 let time = meta.modified()?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -199,6 +204,16 @@ impl Inputs {
         let images = [
             ("agent-2.tar", Image { name: AGENT_2.into(), labels: version("2"), ..agent.clone() }),
             ("agent.tar", agent),
+            (
+                "charon.tar",
+                Image {
+                    name: CHARON.into(),
+                    files: self.charon.stripped(&work)?,
+                    entrypoint: "/usr/sbin/charon-systemd".into(),
+                    user: 0,
+                    labels: version("1"),
+                },
+            ),
             (
                 "operator.tar",
                 Image {

@@ -29,7 +29,11 @@ fn notes_say_what_comes_next() {
             "takes all tunnels away from the nodes (at most 120 s)",
         ],
     );
-    assert!(!default.contains("crds.install"), "{default}");
+    assert!(!default.contains("crds.install") && !default.contains("charon"), "{default}");
+    has(
+        &notes("edge", "ipsec: {enabled: true}"),
+        &["daemonset/edge-dmvpn-charon", "does not replace its pods"],
+    );
     has(
         &notes("edge", ""),
         &["deployment/edge-dmvpn-operator", "daemonset/edge-dmvpn-agent", "helm uninstall edge"],

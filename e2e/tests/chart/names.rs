@@ -47,7 +47,7 @@ fn the_name_of_the_release_is_in_all_names() {
 
 #[test]
 fn two_releases_do_not_collide() {
-    let values = "{operator: {replicas: 2}, networkPolicy: {enabled: true}}";
+    let values = "{operator: {replicas: 2}, networkPolicy: {enabled: true}, ipsec: {enabled: true}}";
     let names = |release: &str, namespace: &str, keep: fn(&Value) -> bool| -> BTreeSet<String> {
         let objects = render_as(release, namespace, values);
         objects.0.iter().filter(|object| keep(object)).map(name).collect()
@@ -100,7 +100,11 @@ fn objects_are_in_the_namespace_of_the_release_and_have_its_labels() {
             assert_eq!(labels["app.kubernetes.io/version"], "0.1.0", "{}", name(object));
             assert_eq!(labels["app.kubernetes.io/managed-by"], "Helm", "{}", name(object));
             let component = text(&labels["app.kubernetes.io/component"]);
-            assert!(["operator", "agent", "drain"].contains(&component), "{}: {component}", name(object));
+            assert!(
+                ["operator", "agent", "charon", "drain"].contains(&component),
+                "{}: {component}",
+                name(object)
+            );
         }
         for pod in objects.pods() {
             // With the chart's version in it, each upgrade of the chart would replace every agent.

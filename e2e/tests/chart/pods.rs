@@ -1,4 +1,4 @@
-//! The three pods: what they may, what they are told, where they run.
+//! The pods: what they may, what they are told, where they run.
 
 use serde_json::{Value, json};
 
@@ -7,6 +7,7 @@ use crate::objects::{Objects, Pod, list};
 
 const OPERATOR: &str = "Deployment/dmvpn-operator";
 const AGENT: &str = "DaemonSet/dmvpn-agent";
+const CHARON: &str = "DaemonSet/dmvpn-charon";
 const DRAIN: &str = "Job/dmvpn-drain";
 
 #[test]
@@ -43,6 +44,55 @@ fn agent_has_two_capabilities_and_nothing_else() {
             {"name": "operator-token", "mountPath": "/var/run/secrets/dmvpn.io", "readOnly": true},
         ])
     );
+}
+
+#[test]
+fn charon_has_three_capabilities_its_socket_and_no_account_of_use() {
+    let objects = render("ipsec: {enabled: true}");
+    let charon = objects.pod(CHARON);
+    assert_eq!(
+        charon.container["securityContext"],
+        json!({
+            "runAsUser": 0,
+            "runAsGroup": 0,
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW"]},
+        })
+    );
+    assert_eq!(charon.spec["securityContext"], json!({"seccompProfile": {"type": "RuntimeDefault"}}));
+    assert_eq!(charon.spec["automountServiceAccountToken"], false);
+    assert_eq!((&charon.spec["hostNetwork"], &charon.spec["hostPID"]), (&json!(true), &Value::Null));
+    assert_eq!(
+        charon.spec["volumes"],
+        json!([
+            {"name": "run", "hostPath": {"path": "/run/dmvpn", "type": "DirectoryOrCreate"}},
+            {"name": "configuration", "configMap": {"name": "dmvpn-charon"}},
+        ])
+    );
+    // The socket is where the agent looks for it.
+    let configuration = &objects.get("ConfigMap", "dmvpn-charon")["data"]["strongswan.conf"];
+    assert!(configuration.as_str().unwrap().contains("socket = unix:///run/dmvpn/charon.vici"));
+    assert!(objects.pod(AGENT).args().contains(&"--vici=/run/dmvpn/charon.vici"));
+    // Neither an upgrade of the chart nor of the image takes SAs away.
+    let strategy = &objects.get("DaemonSet", "dmvpn-charon")["spec"]["updateStrategy"];
+    assert_eq!(*strategy, json!({"type": "OnDelete"}));
+    let given = render(
+        "{ipsec: {enabled: true, resources: {limits: {memory: 1Gi}, requests: null}}, image: {charon: {repository: a/b, tag: v9}}}",
+    );
+    let container = given.pod(CHARON).container;
+    assert_eq!(
+        (&container["image"], &container["resources"]),
+        (&json!("a/b:v9"), &json!({"limits": {"memory": "1Gi"}}))
+    );
+    // It runs where agents do.
+    let given = render(
+        "{ipsec: {enabled: true}, agent: {nodeSelector: {a: b}, tolerations: [{key: k}], seLinuxOptions: {type: spc_t}}}",
+    );
+    let (agent, charon) = (given.pod(AGENT), given.pod(CHARON));
+    for field in ["nodeSelector", "tolerations", "priorityClassName", "securityContext"] {
+        assert_eq!(agent.spec[field], charon.spec[field], "{field}");
+    }
 }
 
 #[test]
@@ -130,6 +180,7 @@ fn programs_are_told_the_names_of_the_release() {
             "--daemon-set=dmvpn-agent",
             "--socket=/run/dmvpn/agent.sock",
             "--state-dir=/run/dmvpn",
+            "--vici=/run/dmvpn/charon.vici",
         ]
     );
     assert_eq!(objects.pod(OPERATOR).container["command"], json!(["dmvpn-operator"]));
@@ -167,7 +218,7 @@ fn programs_are_told_the_names_of_the_release() {
 #[test]
 fn the_operator_looks_for_the_pods_that_the_daemon_set_makes() {
     for release in ["dmvpn", "edge"] {
-        let objects = crate::helm::render_as(release, "net", "");
+        let objects = crate::helm::render_as(release, "net", "ipsec: {enabled: true}");
         let pods = objects.pods();
         let operator = pods.iter().find(|pod| pod.owner.starts_with("Deployment/")).unwrap();
         let args = operator.args();

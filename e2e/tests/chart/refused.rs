@@ -37,6 +37,8 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("extraObjects: {}", "/extraObjects", "want array"),
     ("extraObjects: [1]", "/extraObjects/0", "got number"),
     ("operator: 1", "/operator", "want object"),
+    ("ipsec: {enabled: \"true\"}", "/ipsec/enabled", "want boolean"),
+    ("ipsec: {charon: true}", "/ipsec", "'charon' not allowed"),
     // Bounds.
     ("operator: {replicas: 0}", "/operator/replicas", "minimum: got 0, want 1"),
     ("operator: {replicas: 6}", "/operator/replicas", "maximum: got 6, want 5"),

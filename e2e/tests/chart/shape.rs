@@ -33,6 +33,7 @@ pub(crate) const MATRIX: &[&str] = &[
     "apiServer: {host: \"fd00::1\", port: 443}",
     "imagePullSecrets: [{name: a}, {name: b}]",
     "{logLevel: trace, logFormat: json}",
+    "ipsec: {enabled: true}",
     "drain: {enabled: false}",
     "drain: {timeoutSeconds: 600}",
     "networkPolicy: {enabled: true}",
@@ -74,6 +75,11 @@ fn objects_by_default_and_by_choice() {
         ("", vec![], vec![]),
         ("operator: {replicas: 2}", vec!["PodDisruptionBudget/dmvpn-operator"], vec![]),
         ("networkPolicy: {enabled: true}", vec!["NetworkPolicy/dmvpn-operator"], vec![]),
+        (
+            "ipsec: {enabled: true}",
+            vec!["ConfigMap/dmvpn-charon", "DaemonSet/dmvpn-charon", "ServiceAccount/dmvpn-charon"],
+            vec![],
+        ),
         ("drain: {enabled: false}", vec![], vec!["Job/dmvpn-drain"]),
         (
             "crds: {install: false}",
