@@ -34,14 +34,7 @@ impl Support {
         if cluster && !self.network.is_empty() && certificate(spec).is_some() {
             let field = "spec.ipsec.authentication.type";
             let message = format!(
-                "{field}: Certificate is not supported on nodes of a cluster by this version: run its sites as boxes"
-            );
-            faults.reject(Reason::NotSupported, field, message);
-        }
-        if cluster && !self.network.is_empty() && protected(spec) {
-            let field = "spec.ipsec.mode";
-            let message = format!(
-                "{field}: Required is not supported on nodes of a cluster by this version: use Disabled, or run its \
+                "{field}: Certificate is not supported on nodes of a cluster by this version: use PSK, or run its \
                  sites as boxes"
             );
             faults.reject(Reason::NotSupported, field, message);

@@ -168,6 +168,8 @@ reasons! {
     MtuBlackHole: "Long packets vanish on the way to a hub, and no ICMP error says so.",
         "Set tunnel.mtu to what gets through, or let ICMP's `fragmentation needed` and `packet too big` pass on the underlay.";
     SharedSecret: "One key for all: anyone can claim any name.", "Use certificates, or a key for each spoke.";
+    NotProven: "Without IPsec nothing proves who sends: a member is known by its underlay address alone.",
+        "Set ipsec.mode to Required, or use an underlay that nobody else is on.";
     AgentSilent: "The agent of the node does not report.", "Check the agent's pod and the node.";
     NothingHere: "It is accepted, and no node of this cluster has a part in it.",
         "Nothing to do if the sites are elsewhere; else label a node.";

@@ -118,7 +118,7 @@ fn what_this_version_does_is_accepted() {
 }
 
 #[test]
-fn protection_is_there_on_boxes_that_speak_nhrp() {
+fn protection_is_there_where_nhrp_is_spoken() {
     let protected = "  ipsec: {mode: Required, authentication: {type: PSK, pskSecretRefs: [{name: s}]}, rekeySeconds: 900}";
     let yaml = network("branches", protected);
     let compiled = compile(&inputs(&yaml, &["hub:dmvpn.io/hub=hub1"]));
@@ -145,11 +145,17 @@ fn protection_is_there_on_boxes_that_speak_nhrp() {
         compile(&inputs(&over6, &["hub:dmvpn.io/hub=hub1"])).faults("DmvpnNetwork/branches").join("\n");
     assert!(faults.contains("spec.tunnel.underlayFamily: IPv6 is not supported"), "{faults}");
 
-    let mut of_cluster = inputs(&yaml, &["hub:dmvpn.io/hub=hub1"]);
-    of_cluster.nodes[0].uid = Some("1234".into());
-    let compiled = compile(&of_cluster);
+    let in_cluster = |yaml: &str| {
+        let mut of_cluster = inputs(yaml, &["hub:dmvpn.io/hub=hub1"]);
+        of_cluster.nodes[0].uid = Some("1234".into());
+        compile(&of_cluster)
+    };
+    let compiled = in_cluster(&yaml);
+    assert_eq!(compiled.all_faults(), Vec::<String>::new());
+    assert!(compiled.endpoints[0].spec.ipsec.is_some());
+    let compiled = in_cluster(&network("branches", certificates));
     let faults = compiled.faults("DmvpnNetwork/branches").join("\n");
-    assert!(faults.contains("Required is not supported on nodes of a cluster"), "{faults}");
+    assert!(faults.contains("Certificate is not supported on nodes of a cluster"), "{faults}");
     assert!(compiled.endpoints.is_empty());
 }
 

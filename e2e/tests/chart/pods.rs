@@ -47,7 +47,7 @@ fn agent_has_two_capabilities_and_nothing_else() {
 }
 
 #[test]
-fn charon_has_three_capabilities_its_socket_and_no_account_of_use() {
+fn charon_has_two_capabilities_its_socket_and_no_account_of_use() {
     let objects = render("ipsec: {enabled: true}");
     let charon = objects.pod(CHARON);
     assert_eq!(
@@ -57,7 +57,7 @@ fn charon_has_three_capabilities_its_socket_and_no_account_of_use() {
             "runAsGroup": 0,
             "allowPrivilegeEscalation": false,
             "readOnlyRootFilesystem": true,
-            "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW"]},
+            "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_BIND_SERVICE"]},
         })
     );
     assert_eq!(charon.spec["securityContext"], json!({"seccompProfile": {"type": "RuntimeDefault"}}));

@@ -10,6 +10,7 @@ use e2e::ring4::{Needs, ring4};
 mod apply;
 mod away;
 mod passwords;
+mod protected;
 mod removal;
 mod stage;
 
@@ -18,7 +19,7 @@ use stage::Stage;
 #[test]
 fn operator_and_agents_as_processes() {
     let needs =
-        Needs { clusters: &["east"], nodes: false, memory_mib: 1024, deadline: Duration::from_secs(400) };
+        Needs { clusters: &["east"], nodes: false, memory_mib: 1024, deadline: Duration::from_secs(460) };
     ring4(needs, |lab, clusters| {
         let east = clusters.first().context("a cluster")?;
         let start = Instant::now();
@@ -47,5 +48,6 @@ const CHECKS: &[Check] = &[
     ("an endpoint object is deleted by hand", removal::endpoint_deleted_by_hand),
     ("a spoke is deleted", removal::spoke_deleted),
     ("a spoke is deleted while its agent is away", removal::spoke_deleted_without_agent),
+    ("the network goes under IPsec", protected::under_ipsec),
     ("SIGTERM, with a DaemonSet and without", removal::terminated),
 ];

@@ -376,6 +376,50 @@ fn the_revision_follows_the_secrets_and_stays_while_one_is_missing() {
 }
 
 #[test]
+fn a_protected_network_says_so_when_all_of_its_endpoints_do() {
+    let psk = json!({"type": "PSK", "pskSecretRefs": [{"name": "key", "key": "password"}]});
+    let mut cluster = Cluster::with_network(json!({"ipsec": {"mode": "Required", "authentication": psk}}));
+    cluster.secret("key", "net");
+    cluster.spoke("a", "a", json!({"overlayAddresses": ["10.255.0.11"]}));
+    cluster.settle();
+    let told = |cluster: &Cluster, type_: &str| cluster.condition("DmvpnNetwork/net", type_);
+    assert!(told(&cluster, "CredentialsReady").starts_with("True SecretsFound"));
+    assert!(told(&cluster, "Authenticated").starts_with("False SharedSecret One key for all"));
+    assert_eq!(told(&cluster, "IPsecReady"), "", "nobody has said anything");
+    let say = |cluster: &mut Cluster, endpoint: &str, status: &str, reason: &str| {
+        cluster.report(endpoint, "Up", "True", "Up");
+        let found = cluster.snapshot.endpoints.iter_mut().find(|e| e.name_any() == endpoint).unwrap();
+        let conditions = &mut found.status.as_mut().unwrap().conditions;
+        let mut more = conditions[0].clone();
+        (more.type_, more.status, more.reason) = ("IPsecReady".into(), status.into(), reason.into());
+        conditions.push(more);
+        cluster.settle();
+    };
+    for (of_hub, of_a, want) in [
+        (("True", "Protected"), ("True", "Protected"), "True Protected"),
+        (("True", "Protected"), ("False", "IkeNoAnswer"), "False IkeNoAnswer a (IkeNoAnswer)"),
+        (("Unknown", "IkeDaemonAway"), ("True", "Protected"), "Unknown IkeDaemonAway hub (IkeDaemonAway)"),
+        (
+            ("Unknown", "IkeDaemonAway"),
+            ("False", "WaitingForIke"),
+            "False WaitingForIke a (WaitingForIke), hub (IkeDaemonAway)",
+        ),
+    ] {
+        say(&mut cluster, "net-hub", of_hub.0, of_hub.1);
+        say(&mut cluster, "net-a", of_a.0, of_a.1);
+        assert_eq!(told(&cluster, "IPsecReady"), want);
+    }
+    cluster.snapshot.silent.insert("a".into());
+    cluster.settle();
+    let silent = "Unknown AgentSilent a (the agent does not report), hub (IkeDaemonAway)";
+    assert_eq!(told(&cluster, "IPsecReady"), silent);
+    cluster.network("net", json!({}));
+    cluster.settle();
+    assert_eq!(told(&cluster, "IPsecReady"), "");
+    assert!(told(&cluster, "Authenticated").starts_with("False NotProven Without IPsec"));
+}
+
+#[test]
 fn a_silent_agent_is_told_once() {
     let mut cluster = pooled();
     cluster.report("net-a", "Up", "True", "Up");

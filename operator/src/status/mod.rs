@@ -256,15 +256,19 @@ impl View<'_> {
         (said, endpoints)
     }
 
-    /// Of a protected network: whether it is, and what an identity of a member is worth.
+    /// Whether a network is protected, if it should be, and what an identity of a member is worth.
     fn protection(
         &self,
         network: &DmvpnNetwork,
         mine: impl Fn(&DmvpnEndpoint) -> bool,
     ) -> Vec<(ConditionType, ConditionStatus, Reason, String)> {
         let ipsec = &network.spec.ipsec;
+        let authenticated = |reason: Reason| {
+            let message = format!("{} {}", reason.cause(), reason.cure());
+            (ConditionType::Authenticated, ConditionStatus::False, reason, message)
+        };
         if ipsec.mode != IpsecMode::Required {
-            return Vec::new();
+            return vec![authenticated(Reason::NotProven)];
         }
         let endpoints: Vec<&DmvpnEndpoint> = self
             .wanted
@@ -276,10 +280,8 @@ impl View<'_> {
         if let Some((status, reason, message)) = protection(&endpoints) {
             said.push((ConditionType::IpsecReady, status, reason, message));
         }
-        let shared = Reason::SharedSecret;
         if ipsec.authentication.as_ref().is_some_and(|it| it.type_ == AuthenticationType::Psk) {
-            let message = format!("{} {}", shared.cause(), shared.cure());
-            said.push((ConditionType::Authenticated, ConditionStatus::False, shared, message));
+            said.push(authenticated(Reason::SharedSecret));
         }
         said
     }

@@ -120,8 +120,8 @@ impl Store {
         for kept in kept.unwrap_or_default() {
             let endpoint = kept.endpoint();
             let Some(origin) = &endpoint.origin else { continue };
-            // Of a protected tunnel the keys are lacking: they are nowhere but in the IKE daemon, until they are told again.
-            if !endpoint.passwords.is_empty() && !has_keys(&endpoint.spec) {
+            // Of a protected tunnel the keys are lacking all the same: the IKE daemon has them, and no file does.
+            if !endpoint.passwords.is_empty() {
                 let (revision, passwords) = (kept.revision.clone(), endpoint.passwords.clone());
                 let known = Known { revision, passwords, keys: Vec::new() };
                 store.known.insert(endpoint.spec.network.clone(), known);

@@ -1,5 +1,6 @@
 //! Kubernetes nodes in the guest: kubelet and containerd of three nodes, pods of our images, what an API server asks
-//! of a kubelet; and two clusters whose management links do not meet.
+//! of a kubelet; two clusters whose management links do not meet; and a network under
+//! IPsec between them.
 
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,8 @@ use anyhow::{Result, ensure};
 use e2e::node::Plan;
 use e2e::ring4::{Needs, ring4};
 use e2e::{Cluster, Node, wait};
+
+mod protected;
 
 const PODS: Duration = Duration::from_secs(120);
 
@@ -50,9 +53,9 @@ spec:
 fn nodes_run_pods_that_the_api_server_reaches() {
     let needs = Needs {
         clusters: &["east", "west"],
-        memory_mib: 2048,
+        memory_mib: 2560,
         // A third of it on a quiet machine.
-        deadline: Duration::from_secs(420),
+        deadline: Duration::from_secs(540),
         ..Needs::default()
     };
     ring4(needs, |lab, clusters| {
@@ -111,6 +114,7 @@ fn nodes_run_pods_that_the_api_server_reaches() {
             })?;
         }
         clock.says("pods removed; the nodes' kernel tables are as before");
+        protected::across_clusters(lab, (east, &nodes[0]), (west, &west_node), &|what| clock.says(what))?;
         Ok(())
     });
 }
