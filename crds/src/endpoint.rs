@@ -490,6 +490,10 @@ pub struct DmvpnEndpointStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 10000000))]
     pub peers: Option<i32>,
+    /// The longest packet, in bytes, that got through the tunnel to each hub that answers, as it was measured last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 65535))]
+    pub path_mtu: Option<i32>,
     /// External spokes of `spec.external` that are registered here; on hubs only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(

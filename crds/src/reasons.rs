@@ -96,6 +96,8 @@ reasons! {
     DirectoryUnreadable: "The directory of manifests cannot be read.",
         "Restore it; the last good configuration stays in force.";
     Duplicate: "Two files hold an object of the same kind and name.", "Remove one; the first by file name counts.";
+    RolledBack: "Under the latest change the node lost its hubs, its default gateway or its API server: what was in force before is again.",
+        "Correct what the message names; the change is tried again with the next one, when the hubs are lost under what is in force, and now and then.";
     Starting: "The agent has not looked at everything yet.", "Wait.";
     InterfaceMissing: "The tunnel source's interface does not exist.", "Correct tunnelSource.interface.";
     VrfMissing: "A VRF that the tunnel is to be in does not exist on this node, or is down.",

@@ -248,6 +248,16 @@ fn long_packets_that_vanish_are_told_and_pass() {
         pair.branch
             .write("network.yaml", &changed("network.yaml", &[("key: 100", "key: 100\n    mtu: 1396")])?)?;
         told(1300 - 28, &["MtuBlackHole", "more than 1272 bytes vanish", "Set tunnel.mtu"])?;
+        // Of a way that is not there any more nothing is said.
+        let short = ("key: 100", "key: 100\n    mtu: 1396");
+        let asleep = ("  phase: Phase3", "  phase: Phase3\n  suspend: true");
+        pair.branch.write("network.yaml", &changed("network.yaml", &[short, asleep])?)?;
+        wait::until(SOON, "nothing to be said of it", || {
+            let tunnel = pair.branch.tunnel(NETWORK)?;
+            wait::ensure(tunnel.state == State::AdminDown && tunnel.hindrance.is_empty(), || tunnel.hindrance)
+        })?;
+        pair.branch.write("network.yaml", &changed("network.yaml", &[short])?)?;
+        told(1300 - 28, &["MtuBlackHole"])?;
         pair.scene.isp.nft("delete table inet mute")?;
         told(1300 - 28, &[])?;
         pair.scene.isp.ip(&format!("link set {cable} mtu 1500"))?;

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, Config};
 use tracing::{info, warn};
 
+use crate::drivers::api_server::ApiServer;
 use crate::source::kubernetes::WATCH_SECONDS;
 
 /// Connecting must not take longer.
@@ -15,11 +16,11 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// Whether the agent's own DaemonSet is being deleted must be known within this time.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// A client, from the pod's service account or from `KUBECONFIG`. The server need not answer yet.
+/// A client, and where the server is, from the pod's service account or from `KUBECONFIG`. The server need not answer yet.
 ///
 /// # Errors
 /// When there is neither, or it cannot be used.
-pub async fn client() -> anyhow::Result<Client> {
+pub async fn client() -> anyhow::Result<(Client, ApiServer)> {
     // Two users of rustls in one program: which implementation is used is said once. An error means: said before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut config = Config::infer().await.context(
@@ -28,7 +29,12 @@ pub async fn client() -> anyhow::Result<Client> {
     config.connect_timeout = Some(CONNECT);
     // Longer than any watch is silent; without it a request on a dead connection would wait for minutes.
     config.read_timeout = Some(Duration::from_secs(u64::from(WATCH_SECONDS) + 10));
-    Client::try_from(config).context("client of the API server")
+    let url = &config.cluster_url;
+    let host = url.host().context("the API server's URL has no host")?.trim_matches(['[', ']']).to_owned();
+    let secure = url.scheme_str() == Some("https");
+    let port = url.port_u16().unwrap_or(if secure { 443 } else { 80 });
+    let client = Client::try_from(config).context("client of the API server")?;
+    Ok((client, ApiServer { host, port }))
 }
 
 /// Whether the agent's own DaemonSet (or its Namespace) is gone or going: then its tunnels go too. Who may not know, or

@@ -38,4 +38,5 @@ pub mod snapshot;
 pub mod source;
 pub mod status;
 pub mod summary;
+pub mod trial;
 pub mod tunnel;

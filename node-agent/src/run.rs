@@ -12,6 +12,7 @@ use tracing::info;
 
 use crate::agent::{Agent, Identity, Inlets, Stop};
 use crate::args::{ClusterArgs, RunArgs};
+use crate::drivers::api_server::ApiServer;
 use crate::plan::pins;
 use crate::plan::wanted::ALIAS_PREFIX;
 use crate::source::Desired;
@@ -67,6 +68,7 @@ pub async fn agent(args: &RunArgs) -> anyhow::Result<()> {
         node: args.node_name.clone(),
         snapshots: snapshot::directory(&args.socket),
         vici: args.vici.clone(),
+        api_server: source.api_server,
     };
     let from =
         if args.kubernetes { "the API server".to_owned() } else { args.manifests.display().to_string() };
@@ -86,6 +88,7 @@ struct Source {
     desired: watch::Receiver<Arc<Desired>>,
     ready: watch::Receiver<bool>,
     client: Option<kube::Client>,
+    api_server: Option<ApiServer>,
 }
 
 fn directory(args: &RunArgs) -> anyhow::Result<Source> {
@@ -97,11 +100,11 @@ fn directory(args: &RunArgs) -> anyhow::Result<Source> {
     })?;
     // It was read before it is watched.
     let (_, ready) = watch::channel(true);
-    Ok(Source { desired, ready, client: None })
+    Ok(Source { desired, ready, client: None, api_server: None })
 }
 
 async fn cluster(args: &RunArgs, summary: watch::Receiver<Arc<Summary>>) -> anyhow::Result<Source> {
-    let client = kubernetes::client().await?;
+    let (client, api_server) = kubernetes::client().await?;
     let keep_in = snapshot::directory(&args.socket);
     std::fs::create_dir_all(&keep_in)
         .with_context(|| format!("cannot make the socket's directory {}", keep_in.display()))?;
@@ -114,7 +117,8 @@ async fn cluster(args: &RunArgs, summary: watch::Receiver<Arc<Summary>>) -> anyh
     };
     let outlets = source::kubernetes::start(&client, options, operator, summary.clone());
     status::writer::start(client.clone(), &args.node_name, outlets.seen, summary);
-    Ok(Source { desired: outlets.desired, ready: outlets.ready, client: Some(client) })
+    let api_server = Some(api_server);
+    Ok(Source { desired: outlets.desired, ready: outlets.ready, client: Some(client), api_server })
 }
 
 /// Prints the running agent's report.

@@ -72,7 +72,8 @@ pub fn load(dir: &Path, network: &str, now: Time) -> Option<(Snapshot, u64)> {
     Some((saved.snapshot, now.0 - saved.taken_at))
 }
 
-/// Forgets a snapshot.
+/// Forgets a snapshot, and what was on trial.
 pub fn remove(dir: &Path, network: &str) {
+    crate::trial::kept::remove(dir, network);
     let _ = std::fs::remove_file(path(dir, network));
 }

@@ -20,6 +20,8 @@ pub struct Summary {
     pub tunnels: BTreeMap<String, TunnelSummary>,
     /// Networks of `desired.removals` of which nothing is left in the kernel.
     pub gone: BTreeSet<String>,
+    /// Networks whose latest change was rolled back, and why.
+    pub rolled_back: BTreeMap<String, String>,
 }
 
 /// One tunnel.
@@ -33,8 +35,10 @@ pub struct TunnelSummary {
     pub unknown: Option<Unknown>,
     /// What keeps packets from passing through the host; `None`: nothing that is known of.
     pub hindrance: Option<Trouble>,
-    /// The longest packet that gets through the tunnel to each hub, where that is less than its MTU.
-    pub short_path: Option<u32>,
+    /// The longest packet that gets through the tunnel to each hub, once that is measured.
+    pub path_mtu: Option<u32>,
+    /// Its own MTU.
+    pub mtu: Option<u32>,
     /// What is to be borne in mind of how it is configured; empty: nothing.
     pub remark: String,
     /// It withdraws and will be taken away.
@@ -75,7 +79,8 @@ impl TunnelSummary {
             interface,
             unknown: unknown(tunnel),
             hindrance: tunnel.hindrance.clone(),
-            short_path: tunnel.short_path(),
+            path_mtu: tunnel.path_mtus.least(),
+            mtu: tunnel.wanted.as_ref().map(|w| w.link.mtu),
             remark: tunnel.remark.clone(),
             leaving: is_leaving(tunnel),
             peers,
@@ -89,7 +94,8 @@ impl TunnelSummary {
             && tunnel.addresses().eq(self.addresses.iter().copied())
             && is_leaving(tunnel) == self.leaving
             && tunnel.hindrance == self.hindrance
-            && tunnel.short_path() == self.short_path
+            && tunnel.path_mtus.least() == self.path_mtu
+            && tunnel.wanted.as_ref().map(|w| w.link.mtu) == self.mtu
             && away(tunnel) == self.unknown.as_ref().map(|it| (it.why.as_str(), it.met))
             && tunnel.remark == self.remark
             && self.interface.is_none() == has_interface(tunnel)

@@ -58,7 +58,7 @@ pub struct Drained {
     pub packets: Vec<(IpAddr, Vec<u8>)>,
     /// Shortcuts whose use is asked for.
     pub queries: Vec<IpNet>,
-    /// A default route waits for somebody to look at the underlay.
+    /// A route waits for somebody to look at the underlay.
     pub blind: bool,
 }
 
@@ -433,7 +433,7 @@ impl Tunnel {
         let (first, last) = plan::pins::changes(&pins, &wanted.pins().unwrap_or_default());
         drained.ops.splice(0..0, first);
         drained.ops.extend(last);
-        drained.blind = wanted.default_gateway().is_some() && wanted.underlay.is_none();
+        drained.blind = wanted.depends_on_underlay() && wanted.underlay.is_none();
         if hubs_changed {
             let before = wanted.fixed.clone();
             self.choose_gateway();
@@ -466,19 +466,19 @@ impl Tunnel {
         self.chatter.due()
     }
 
-    /// The underlay was looked at for a default route that waited for it; its changes.
+    /// The underlay was looked at for routes that waited for it; their changes.
     pub fn see_underlay(&mut self, underlay: Vec<Route>) -> Vec<Op> {
         let Some(wanted) = &mut self.wanted else { return Vec::new() };
         wanted.underlay = Some(underlay);
-        let Some(pins) = wanted.pins() else {
+        if wanted.default_gateway().is_some() && wanted.default_route(self.link).is_none() && !wanted.dead {
             let network = &self.spec.network;
             warn!(
                 network,
                 "a hub's default route is not put in: the underlay has no route of its own to the hub"
             );
-            return Vec::new();
-        };
-        pins.into_iter().chain(wanted.default_route(self.link)).map(Op::PutRoute).collect()
+        }
+        let pins = wanted.pins().unwrap_or_default();
+        pins.into_iter().chain(wanted.waiting_routes(self.link)).map(Op::PutRoute).collect()
     }
 
     /// The hub that the overlay as a whole is routed by: the engine's choice, else the best configured.

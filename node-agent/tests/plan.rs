@@ -524,3 +524,53 @@ fn rates_that_the_kernel_refuses_hinder() {
     assert_eq!(hindrance.reason, crds::Reason::NotShaped);
     assert!(hindrance.message.starts_with("put htb on link 7: no such file: See"), "{hindrance:?}");
 }
+
+/// What the node lives by keeps the way of the underlay, whatever covers it; nothing else does.
+#[test]
+fn what_a_node_lives_by_is_not_taken_by_a_route() {
+    let mut kernel = Model(foreign());
+    let mut wanted = wanted();
+    kernel.apply(&[Op::CreateGre(wanted.link.clone())]);
+    kernel.apply(&diff::changes(&wanted, LINK, &kernel.0.clone()));
+    let (gateway, server) = (ip("198.51.100.1"), ip("172.18.0.5"));
+    wanted.keep(&[gateway, server].into());
+    assert!(!wanted.depends_on_underlay() && wanted.pins().is_none(), "nothing covers them");
+    let (link, kind) = (LinkId(LINK), RouteKind::Announced);
+    let announced =
+        |prefix: &str| Output::InstallRoute { link, prefix: net(prefix), via: ip("10.255.0.1"), kind };
+    let all = ["198.51.100.0/25", "198.51.100.0/24", "172.18.0.0/16", "172.18.0.5/32"];
+    for prefix in all {
+        assert_eq!(wanted.learn(&announced(prefix), LINK), None, "not before the underlay was looked at");
+    }
+    let put = |wanted: &Wanted, prefix: &str| wanted.routes(LINK).any(|route| route.prefix == net(prefix));
+    assert!(wanted.depends_on_underlay() && !all.iter().any(|prefix| put(&wanted, prefix)));
+    wanted.underlay =
+        Some(vec![underlay("198.51.100.0/24", None, 0), underlay("0.0.0.0/0", Some("198.51.100.1"), 1024)]);
+    assert!(all[..3].iter().all(|prefix| put(&wanted, prefix)), "all else follows them");
+    assert!(!put(&wanted, all[3]), "the address itself is nobody else's");
+    let pins = [
+        Route { metric: 214, ..underlay("198.51.100.1/32", None, 0) },
+        Route { metric: 214, ..underlay("172.18.0.5/32", Some("198.51.100.1"), 0) },
+    ];
+    assert_eq!(wanted.pins(), Some(pins.clone().into()));
+    let changes = diff::changes(&wanted, LINK, &kernel.0);
+    let at = |prefix: &str| {
+        changes.iter().position(|op| matches!(op, Op::PutRoute(route) if route.prefix == net(prefix)))
+    };
+    assert!(at("172.18.0.5/32").expect("a pin") < at("172.18.0.0/16").expect("the route"));
+    kernel.apply(&changes);
+    assert_eq!(diff::changes(&wanted, LINK, &kernel.0), Vec::new());
+    assert!(pins.iter().all(|pin| wanted.has_route(pin, LINK)));
+    // A prefix that the underlay's own beats needs none.
+    for prefix in [all[0], all[2]] {
+        wanted.learn(&Output::RemoveRoute { link, prefix: net(prefix), kind }, LINK);
+    }
+    assert_eq!(wanted.pins(), Some([pins[1].clone()].into()), "for 172.18.0.5/32, which is not put in");
+    wanted.learn(&Output::RemoveRoute { link, prefix: net(all[3]), kind }, LINK);
+    assert_eq!(wanted.pins(), None);
+    // In a VRF it takes nothing away.
+    wanted.learn(&announced(all[2]), LINK);
+    let vrf = Some(node_agent::plan::wanted::Vrf { link: 77, table: 100 });
+    let vrfs = node_agent::plan::wanted::Vrfs { overlay: vrf, underlay: None };
+    assert!(!wanted.clone().within(vrfs).depends_on_underlay());
+}

@@ -83,6 +83,11 @@ impl States {
         for endpoint in endpoints {
             let Some(uid) = &endpoint.metadata.uid else { continue };
             let Some(state) = endpoint.status.as_ref().and_then(|s| s.state.as_ref()) else { continue };
+            // That a change is not in force is told too, whatever the state is under what is.
+            let state = &match is_rolled_back(endpoint) {
+                true => format!("{state} ({})", Reason::RolledBack),
+                false => state.clone(),
+            };
             let old = self.known.get(uid);
             if self.begun && old != Some(state) {
                 told.push((endpoint.object_ref(&()), note(endpoint, old, state)));
@@ -114,13 +119,19 @@ impl States {
     }
 }
 
+fn is_rolled_back(endpoint: &DmvpnEndpoint) -> bool {
+    let mut conditions = endpoint.status.iter().flat_map(|s| &s.conditions);
+    conditions.any(|c| c.type_ == ConditionType::Ready.as_str() && c.reason == Reason::RolledBack.as_str())
+}
+
 fn note(endpoint: &DmvpnEndpoint, old: Option<&String>, state: &str) -> Note {
     let mut conditions = endpoint.status.iter().flat_map(|s| &s.conditions);
     let ready = conditions.find(|c| c.type_ == ConditionType::Ready.as_str());
     let why = ready.map(|c| format!(": {}", c.message)).filter(|m| m.len() > 2).unwrap_or_default();
     let from = old.map(|old| format!("{old} → ")).unwrap_or_default();
     let node = &endpoint.spec.node_name;
-    let fine = ["Up", crds::STATE_ABSENT, "AdminDown"].contains(&state) || old.is_none();
+    let calm = ["Up", crds::STATE_ABSENT, "AdminDown"].contains(&state) || old.is_none();
+    let fine = calm && !is_rolled_back(endpoint);
     Note {
         warning: !fine,
         reason: ready.map_or_else(|| Reason::Waiting.as_str().to_owned(), |c| c.reason.clone()),

@@ -9,6 +9,7 @@ use e2e::ring4::{Needs, ring4};
 
 mod apply;
 mod away;
+mod lifelines;
 mod passwords;
 mod protected;
 mod removal;
@@ -38,12 +39,14 @@ fn operator_and_agents_as_processes() {
 /// Its name, and what it shows.
 type Check = (&'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-/// The two outages come when all is quiet, and leave it so.
+/// What takes something away comes when all is quiet, and leaves it so.
 const CHECKS: &[Check] = &[
     ("kubectl apply makes tunnels", apply::makes_tunnels),
     ("LAN to LAN gets direct, and nothing is written", apply::gets_direct_and_quiet),
     ("the operator is killed", away::operator_killed),
     ("the API server is away", away::api_server_away),
+    ("a prefix that covers the API server is announced", lifelines::api_server_covered),
+    ("the API server's address is taken", lifelines::api_server_taken),
     ("a Secret is rotated", passwords::rotated),
     ("an endpoint object is deleted by hand", removal::endpoint_deleted_by_hand),
     ("a spoke is deleted", removal::spoke_deleted),

@@ -71,6 +71,8 @@ pub enum Input {
         /// Whether it was used since the last question or within a minute.
         used: bool,
     },
+    /// Something changed of which the configuration says nothing: every hub in use is asked at once, as if anew.
+    Confirm,
     /// The endpoint is being taken away: withdraw all registrations (Purge to every NHS and to every requester that
     /// was told). [`Output::Withdrawn`] follows when all is acknowledged or has been tried in vain.
     Withdraw,

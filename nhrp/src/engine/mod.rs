@@ -225,6 +225,7 @@ impl Engine {
                 self.drop(now, DropReason::WrongLink, None);
             }
             Input::Use { prefix, used } => self.shortcut_use(now, prefix, used),
+            Input::Confirm => self.register_now(now),
             Input::Withdraw => self.withdraw(now),
         }
         self.settle_list(now);

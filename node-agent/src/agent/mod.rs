@@ -1,10 +1,11 @@
 //! The agent's task: it owns all state and is the only one that changes it.
 //!
 //! `mod.rs` is the loop (what woke us → what to do), [`reconcile`] makes the kernel equal to the plan, [`underlay`]
-//! finds tunnel sources and paths to hubs, [`multicast`] copies multicast, [`ipsec`] sees to protection, [`removal`] takes tunnels away,
+//! finds tunnel sources and paths to hubs, [`lifelines`] rolls back what cuts the node off, [`multicast`] copies multicast, [`ipsec`] sees to protection, [`removal`] takes tunnels away,
 //! [`shaping`] sees to how fast hubs send, [`publish`] tells the summary.
 
 mod ipsec;
+mod lifelines;
 mod multicast;
 mod publish;
 mod reconcile;
@@ -27,6 +28,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 use crate::api::ReportRequest;
+use crate::drivers::api_server::{self, ApiServer};
 use crate::drivers::capture;
 use crate::drivers::icmp;
 use crate::drivers::ipsec::IpsecDriver;
@@ -36,8 +38,9 @@ use crate::drivers::probe::{self, Probed};
 use crate::drivers::resolver::{Resolved, Resolver};
 use crate::plan::sas::SaState;
 use crate::plan::wanted::REDIRECT_GROUP;
-use crate::source::Desired;
+use crate::source::{Desired, DesiredEndpoint};
 use crate::summary::Summary;
+use crate::trial::Trial;
 use crate::tunnel::{Drained, Leaving, Tunnel};
 use crate::{clock, report, snapshot};
 
@@ -69,6 +72,8 @@ pub struct Identity {
     pub snapshots: PathBuf,
     /// Socket of the IKE daemon.
     pub vici: PathBuf,
+    /// The API server, if endpoints come from there.
+    pub api_server: Option<ApiServer>,
 }
 
 /// The agent.
@@ -84,6 +89,11 @@ pub struct Agent {
     beside_at: Time,
     /// Networks that had a tunnel since this agent started: what is left of them may go.
     met: BTreeSet<String>,
+    /// Changes on trial, by network.
+    trials: BTreeMap<String, Trial>,
+    /// What is in force of the networks without one.
+    proven: BTreeMap<String, DesiredEndpoint>,
+    lifelines: lifelines::Known,
     names: BTreeMap<String, Vec<IpAddr>>,
     resolver: Resolver,
     redirect: Option<tokio::task::JoinHandle<()>>,
@@ -158,10 +168,12 @@ impl Agent {
         let (to_lines, mut lines) = mpsc::channel(16);
         let (to_probed, mut probed) = mpsc::channel(16);
         let (to_measured, mut measured) = mpsc::channel(16);
+        let (to_lifelines, mut lifelines) = mpsc::channel::<api_server::Word>(16);
         let (to_sas, mut sas) = watch::channel(Arc::new(SaState::unknown()));
         if let Err(error) = icmp::start(to_refused) {
             warn!(%error, "wrong keys will look like silent hubs");
         }
+        let lifelines_known = lifelines::Known::new(identity.api_server.clone(), to_lifelines);
         let mut agent = Self {
             identity,
             kernel,
@@ -170,6 +182,9 @@ impl Agent {
             beside_seen: 0,
             beside_at: Time(0),
             met: BTreeSet::new(),
+            trials: BTreeMap::new(),
+            proven: BTreeMap::new(),
+            lifelines: lifelines_known,
             names: BTreeMap::new(),
             resolver: Resolver::new(to_resolved),
             redirect: None,
@@ -226,6 +241,7 @@ impl Agent {
                 Some(refused) = refused.recv() => agent.refused(refused),
                 Some(network) = lines.recv() => agent.line_changed(&network),
                 Some(probed) = probed.recv() => agent.probed(&probed),
+                Some(word) = lifelines.recv() => agent.api_server(word),
                 Some(measured) = measured.recv() => agent.measured(&measured),
                 Ok(()) = sas.changed() => {
                     agent.sas = sas.borrow_and_update().clone();
@@ -254,10 +270,16 @@ impl Agent {
     fn configure(&mut self, desired: Arc<Desired>) {
         let now = clock::now();
         self.desired = desired;
-        let wanted: BTreeMap<_, _> =
-            self.desired.endpoints.iter().map(|e| (e.spec.network.clone(), e)).collect();
-        let removals: BTreeSet<_> = self.desired.removals.iter().map(|r| r.spec.network.as_str()).collect();
+        let desired = Arc::clone(&self.desired);
+        let wanted = desired.endpoints.iter().map(|e| (e.spec.network.clone(), self.on_trial(e, now)));
+        let wanted: BTreeMap<_, _> = wanted.collect();
+        let removals: BTreeSet<_> = desired.removals.iter().map(|r| r.spec.network.as_str()).collect();
         self.gone.retain(|network| removals.contains(network.as_str()));
+        let named = |network: &str| {
+            wanted.contains_key(network) || !removals.contains(network) && desired.keep_unnamed
+        };
+        self.trials.retain(|network, _| named(network));
+        self.proven.retain(|network, _| named(network));
         for (network, tunnel) in &mut self.tunnels {
             let meant = !self.desired.keep_unnamed || removals.contains(network.as_str());
             if meant && !wanted.contains_key(network) && !tunnel.doomed {
@@ -285,6 +307,7 @@ impl Agent {
             }
         }
         self.spread_metrics();
+        self.save_trials();
         self.want_names();
         self.reconcile_at = now;
         self.nft_at = now;
@@ -327,6 +350,7 @@ impl Agent {
             self.flush().await;
         }
         self.shape_stirred().await;
+        self.judge().await;
         self.secure();
         self.probe();
         self.resolver.hurry(self.tunnels.values().any(|tunnel| tunnel.silent));
@@ -346,6 +370,7 @@ impl Agent {
             .chain(self.tunnels.values().filter_map(Tunnel::told_at))
             .chain(self.tunnels.values().filter_map(|tunnel| tunnel.path_mtus.next()))
             .chain(self.count_at())
+            .chain(self.judge_at())
             .chain(self.save_at)
             .chain(self.shape_at)
             .chain([self.reconcile_at])
@@ -362,8 +387,7 @@ impl Agent {
             let Drained { mut ops, packets, queries, blind } = tunnel.drain(now);
             if blind {
                 // What it stands for may go with these very changes.
-                let v6 = tunnel.wanted.as_ref().is_some_and(|wanted| wanted.link.local.is_ipv6());
-                match self.kernel.underlay(v6).await {
+                match lifelines::underlay(&self.kernel).await {
                     Ok(underlay) => drop(ops.splice(0..0, tunnel.see_underlay(underlay))),
                     Err(error) => warn!(network, %error, "underlay"),
                 }
@@ -475,11 +499,16 @@ impl Agent {
     fn probe(&mut self) {
         let now = clock::now();
         for (network, tunnel) in &mut self.tunnels {
+            let hole = tunnel.path_mtus.hole();
             for probe in tunnel.probes(now) {
                 probe::start(network.clone(), probe, self.to_probed.clone());
             }
             for (probe, mtu) in tunnel.path_probes(now) {
                 path_mtu::start(network.clone(), probe, mtu, self.to_measured.clone());
+            }
+            if hole != tunnel.path_mtus.hole() {
+                // A hub that is no more, or another MTU: what it hinders is worked out with all the rest.
+                self.reconcile_at = now;
             }
         }
     }
@@ -610,6 +639,8 @@ impl Agent {
         for tunnel in self.tunnels.values_mut() {
             tunnel.stand(now);
         }
-        report::report(&self.identity.node, self.tunnels.values(), &self.desired.problems, now)
+        let mut problems = self.desired.problems.clone();
+        problems.extend(self.rolled_back_problems());
+        report::report(&self.identity.node, self.tunnels.values(), &problems, now)
     }
 }

@@ -19,10 +19,12 @@ impl Agent {
         }
         let now = clock::now();
         let old = Arc::clone(&self.summary.borrow());
+        let rolled_back = self.rolled_back();
         let count = self.counted_at.after(COUNT_MS) <= now && self.tunnels.values().any(|t| t.stirred);
         let same = !count
             && Arc::ptr_eq(&old.desired, &self.desired)
             && old.gone == self.gone
+            && old.rolled_back == rolled_back
             && old.tunnels.len() == self.tunnels.len()
             && self.tunnels.iter().all(|(name, t)| old.tunnels.get(name).is_some_and(|o| o.holds(t)));
         if same {
@@ -38,6 +40,7 @@ impl Agent {
             desired: Arc::clone(&self.desired),
             tunnels: tunnels.collect(),
             gone: self.gone.clone(),
+            rolled_back,
         };
         self.tunnels.values_mut().for_each(|t| t.stirred = false);
         self.counted_at = now;

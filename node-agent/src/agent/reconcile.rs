@@ -10,7 +10,7 @@ use dataplane::{Applied, nft};
 use ipnet::IpNet;
 use tracing::{error, info, warn};
 
-use super::{Agent, ipsec, underlay};
+use super::{Agent, ipsec, lifelines, underlay};
 use crate::drivers::nhrp::NhrpDriver;
 use crate::ladder::Trouble;
 use crate::plan::diff::{self, LinkStep};
@@ -35,11 +35,13 @@ impl Agent {
         self.meet_leftovers(&observed);
         let gre = observed.links.iter().filter_map(|link| link.gre.as_ref()).filter(|gre| !gre.is_metadata());
         self.keys6 = gre.filter_map(|gre| Some((v6(gre.local)?, gre.key))).collect();
+        self.look_at_lifelines(&observed).await;
         let mut links_changed = false;
         let names: Vec<_> = self.tunnels.keys().cloned().collect();
         for network in &names {
             links_changed |= self.reconcile_link(network, &observed).await;
         }
+        self.keep_lifelines();
         links_changed |= self.remove_stale(&observed, look_at_nft).await;
         if links_changed {
             let Some(again) = self.observe().await else { return };
@@ -252,7 +254,7 @@ impl Agent {
         let ours = observed.links.iter().filter_map(|l| l.alias.strip_prefix(ALIAS_PREFIX));
         let mut started = ours
             .map(|network| self.tunnels.get(network).is_some_and(|t| t.engine.is_some() || !t.speaks_nhrp()));
-        if !started.all(|started| started) {
+        if !started.all(|started| started) || self.lifelines.is_waiting() {
             return;
         }
         let all: Vec<_> = self.tunnels.values().filter_map(|t| t.wanted.as_ref()).collect();
@@ -300,12 +302,12 @@ impl Agent {
         let drained = tunnel.drain(now);
         tunnel.mark(underlay::remark(tunnel, observed));
         let Some(wanted) = &mut tunnel.wanted else { return };
-        wanted.underlay = match wanted.default_gateway() {
-            Some(_) => {
-                let v6 = wanted.link.local.is_ipv6();
-                self.kernel.underlay(v6).await.inspect_err(|error| warn!(network, %error, "underlay")).ok()
+        wanted.underlay = match wanted.depends_on_underlay() {
+            true => {
+                let seen = lifelines::underlay(&self.kernel).await;
+                seen.inspect_err(|error| warn!(network, %error, "underlay")).ok()
             }
-            None => None,
+            false => None,
         };
         let ops = diff::changes(wanted, tunnel.link, observed);
         let text = nft::render(&wanted.nft);

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::Agent;
 use crate::plan::several;
+use crate::trial::Trial;
 use crate::tunnel::Tunnel;
 use crate::{clock, snapshot};
 
@@ -16,7 +17,8 @@ impl Agent {
     pub(super) fn spread_metrics(&mut self) {
         let desired = &self.desired.endpoints;
         let asked = |network: &str| {
-            let endpoint = desired.iter().find(|e| e.spec.network == network);
+            let tried = self.trials.get(network).map(Trial::in_force);
+            let endpoint = tried.or_else(|| desired.iter().find(|e| e.spec.network == network));
             endpoint.map(|e| e.spec.routing.metric)
         };
         let all = self.tunnels.iter().map(|(network, tunnel)| {

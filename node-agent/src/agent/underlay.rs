@@ -16,7 +16,7 @@ use crate::plan::wanted::{Vrf, Vrfs};
 use crate::tunnel::Tunnel;
 
 /// Index of the loopback device in every namespace.
-const LOOPBACK: u32 = 1;
+pub(super) const LOOPBACK: u32 = 1;
 /// Kind of links that serve as further loopback devices.
 const DUMMY: &str = "dummy";
 /// Least MTUs (RFC 791, RFC 8200 §5), and the most that the API knows.
@@ -25,8 +25,8 @@ const MTU_IPV6: u32 = 1280;
 const MTU_MOST: u32 = 9216;
 /// Addresses that no ordinary route names (RFC 1112 class E; documentation, RFC 9637), so that a look-up finds the default
 /// route.
-const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(240, 0, 0, 1));
-const NOWHERE6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x3fff, 0xfff, 0, 0, 0, 0, 0, 1));
+pub(super) const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(240, 0, 0, 1));
+pub(super) const NOWHERE6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x3fff, 0xfff, 0, 0, 0, 0, 0, 1));
 
 /// What is to be borne in mind of where a tunnel has its source; empty: nothing.
 ///

@@ -2,6 +2,7 @@
 //!
 //! Drivers know nothing of each other and decide nothing.
 
+pub mod api_server;
 pub mod capture;
 pub mod icmp;
 pub mod ipsec;

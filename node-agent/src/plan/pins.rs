@@ -4,7 +4,7 @@
 //! wins it would take along what carries it: the GRE packets to the underlay addresses of hubs, of other spokes, and of
 //! whoever is sent an answer without being a neighbour. Each of these that goes by the underlay's default route is
 //! therefore pinned to it. Where the underlay has no way to the hub at all, there is nothing to pin to, and the hub's
-//! default route is not put in.
+//! default route is not put in. What else this node lives by is pinned likewise: see [`super::keep`].
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -20,13 +20,19 @@ const METRIC: u32 = 214;
 /// What pins `nbma` to the way that `underlay` (the routes of the main table that are not ours) has for it: `None`, it
 /// has none; an empty `Some`, a route of its own that a default route does not beat.
 pub fn pin(underlay: &[Route], nbma: IpAddr) -> Option<Option<Route>> {
-    let covering = underlay.iter().filter(|route| route.prefix.contains(&nbma));
-    let best = covering.max_by_key(|route| (route.prefix.prefix_len(), std::cmp::Reverse(route.metric)))?;
-    if best.target == Target::Unreachable {
-        return None;
-    }
-    let pinned = Route { prefix: IpNet::from(nbma), table: MAIN_TABLE, metric: METRIC, ..best.clone() };
-    Some((best.prefix.prefix_len() == 0).then_some(pinned))
+    let best = best(underlay, nbma).filter(|best| best.target != Target::Unreachable)?;
+    Some((best.prefix.prefix_len() == 0).then(|| of(best, nbma)))
+}
+
+/// The route that `underlay` has for an address.
+pub(super) fn best(underlay: &[Route], address: IpAddr) -> Option<&Route> {
+    let covering = underlay.iter().filter(|route| route.prefix.contains(&address));
+    covering.max_by_key(|route| (route.prefix.prefix_len(), std::cmp::Reverse(route.metric)))
+}
+
+/// The pin that keeps an address on that route.
+pub(super) fn of(route: &Route, address: IpAddr) -> Route {
+    Route { prefix: IpNet::from(address), table: MAIN_TABLE, metric: METRIC, ..route.clone() }
 }
 
 /// Changes that make the pins of `before` those of `after`: the first list comes before all other changes, the second

@@ -10,6 +10,7 @@ use dataplane::nft::{Capture, Guard, Peers, Ruleset, Use};
 use ipnet::IpNet;
 use nhrp::{Multicast, Output, RouteKind, Time};
 
+use super::keep::Keep;
 use super::pins;
 use super::shaping::{Shape, Shaping};
 
@@ -111,11 +112,13 @@ pub struct Wanted {
     /// Routes of the underlay, of its family, once they were looked at: only needed with a default route by the tunnel.
     pub underlay: Option<Vec<Route>>,
     /// The table that its routes are in: the main one, or that of its VRF.
-    table: u32,
+    pub(super) table: u32,
     /// The other end of a point-to-point tunnel answers no keepalive: nothing is routed there.
     pub dead: bool,
     /// How fast a hub sends to its spokes.
     pub shaping: Shaping,
+    /// What this node must not lose to a route of ours.
+    pub(super) keep: Keep,
 }
 
 /// What is wanted for an overlay host. A hub has one of these for each spoke.
@@ -214,6 +217,7 @@ impl Wanted {
             table: MAIN_TABLE,
             dead: false,
             shaping,
+            keep: Keep::default(),
         }
     }
 
@@ -246,13 +250,15 @@ impl Wanted {
         let visitors = std::mem::take(&mut self.visitors);
         let assigned = std::mem::take(&mut self.assigned);
         let underlay = self.underlay.take();
+        let keep = std::mem::take(&mut self.keep);
         let dead = self.dead && new.link.remote == self.link.remote;
-        *self = Self { learned, hosts, visitors, assigned, underlay, dead, ..new };
+        *self = Self { learned, hosts, visitors, assigned, underlay, dead, keep, ..new };
     }
 
     /// Forgets what the engine found out.
     pub fn forget(&mut self) {
         self.learned.clear();
+        self.keep.forget();
         self.hosts.clear();
         self.visitors.clear();
         self.assigned.clear();
@@ -334,7 +340,10 @@ impl Wanted {
             Output::InstallRoute { prefix, via, kind, .. } => {
                 match is_to_host(prefix, kind, via) {
                     true => drop(self.host(via, |host| host.routed = true)),
-                    false => drop(self.learned.insert((prefix, kind), via)),
+                    false => {
+                        self.keep.learn(prefix, kind);
+                        self.learned.insert((prefix, kind), via);
+                    }
                 }
                 if self.dead || !self.may_be_put(prefix) {
                     return None;
@@ -346,7 +355,10 @@ impl Wanted {
                     true => {
                         self.host(prefix.addr(), |host| host.routed = false).routed.then(|| prefix.addr())
                     }
-                    false => self.learned.remove(&(prefix, kind)),
+                    false => {
+                        self.keep.unlearn(prefix, kind);
+                        self.learned.remove(&(prefix, kind))
+                    }
                 }?;
                 if self.dead {
                     return None;
@@ -388,8 +400,7 @@ impl Wanted {
     /// All routes, as the kernel knows them, on a link with index `link`.
     pub fn routes(&self, link: u32) -> impl Iterator<Item = Route> + '_ {
         let mut all = self.fixed.clone();
-        let pins = self.pins();
-        let withheld = pins.is_none();
+        let withheld = self.default_pins().is_none();
         let learned = self
             .learned
             .iter()
@@ -400,7 +411,7 @@ impl Wanted {
         let routed = self.hosts.iter().filter(|(_, host)| host.routed);
         let metric = self.metrics.of(RouteKind::Host);
         all.extend(routed.map(|(overlay, _)| ((IpNet::from(*overlay), metric), Way::Direct)));
-        let all = all.into_iter().filter(|(_, way)| self.leads(*way));
+        let all = all.into_iter().filter(|((prefix, _), way)| self.leads(*way) && self.spares(*prefix, *way));
         all.filter_map(move |((prefix, metric), way)| self.route(prefix, metric, way, link))
     }
 
@@ -422,9 +433,18 @@ impl Wanted {
         self.learned.get(&(self.default_prefix(), RouteKind::Announced)).copied()
     }
 
+    /// Host routes on the underlay that go with that default route, or with routes that cover what this node lives by;
+    /// `None`: there is no such route, or it must not be put in.
+    pub fn pins(&self) -> Option<BTreeSet<Route>> {
+        match (self.default_pins(), self.keeping_pins()) {
+            (Some(pins), more) => Some(pins.into_iter().chain(more).collect()),
+            (None, more) => (!more.is_empty()).then_some(more),
+        }
+    }
+
     /// Host routes on the underlay that go with that default route; `None`: there is none, or it must not be put in,
     /// since the underlay (as far as it is known) has no way of its own to the hub.
-    pub fn pins(&self) -> Option<BTreeSet<Route>> {
+    fn default_pins(&self) -> Option<BTreeSet<Route>> {
         let gateway = self.default_gateway()?;
         if self.link.master != self.link.underlay {
             // The tunnel's packets follow another table.
@@ -459,11 +479,13 @@ impl Wanted {
     pub fn default_route(&self, link: u32) -> Option<Route> {
         let metric = self.metrics.of(RouteKind::Announced);
         let way = Some(Way::Via(self.default_gateway()?)).filter(|way| self.leads(*way))?;
+        self.default_pins()?;
         self.route(self.default_prefix(), metric, way, link)
     }
 
     pub(super) fn may_be_put(&self, prefix: IpNet) -> bool {
-        prefix != self.default_prefix() || self.pins().is_some()
+        let spared = self.spares(prefix, Way::Direct);
+        spared && (prefix != self.default_prefix() || self.default_pins().is_some())
     }
 
     /// Whether exactly this route is wanted, on a link with index `link`.
@@ -482,7 +504,7 @@ impl Wanted {
         });
         let way = host.map(|_| Way::Direct).or(learned).or_else(|| self.fixed.get(&key).copied());
         let same = |way| self.route(route.prefix, route.metric, way, link).as_ref() == Some(route);
-        way.is_some_and(|way| self.leads(way) && same(way))
+        way.is_some_and(|way| self.leads(way) && self.spares(route.prefix, way) && same(way))
             || self.pins().is_some_and(|pins| pins.contains(route))
     }
 

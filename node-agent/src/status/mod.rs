@@ -66,6 +66,7 @@ pub fn decide(
     }
     let mut counted = verdict.clone();
     counted.peers = written.status.peers;
+    counted.path_mtu = written.status.path_mtu;
     if counted.same(&written.status) { gathered() } else { Step::Write }
 }
 
@@ -87,6 +88,7 @@ pub fn status(verdict: &Verdict, stored: &DmvpnEndpointStatus, now: &Time) -> Dm
         tunnel_ip: verdict.tunnel_ip.clone(),
         nbma: verdict.nbma.clone(),
         peers: verdict.peers,
+        path_mtu: verdict.path_mtu.or(stored.path_mtu),
         external: verdict.external.clone(),
         conditions: list,
     }

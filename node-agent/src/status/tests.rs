@@ -66,7 +66,8 @@ fn summary(generation: i64, rung: Rung, peers: usize) -> Summary {
         interface,
         unknown: None,
         hindrance: None,
-        short_path: Some(1272),
+        path_mtu: Some(1272),
+        mtu: Some(1400),
         remark: String::new(),
         leaving: false,
         addresses,
@@ -78,6 +79,7 @@ fn summary(generation: i64, rung: Rung, peers: usize) -> Summary {
         desired: Arc::new(Desired { endpoints: vec![endpoint(generation)], ..Desired::default() }),
         tunnels: [("branches".to_owned(), tunnel)].into(),
         gone: Default::default(),
+        rolled_back: Default::default(),
     }
 }
 
@@ -153,6 +155,7 @@ fn a_tunnel_on_each_rung() {
     assert_eq!((up.state.as_str(), up.generation, up.peers), ("Up", 3, Some(2)));
     let forwards = up.conditions.iter().find(|(type_, ..)| *type_ == ConditionType::ForwardingReady);
     assert_eq!(forwards.expect("it").3, "path MTU through the tunnel: 1272 bytes");
+    assert_eq!(up.path_mtu, Some(1272));
     assert_eq!(up.tunnel_ip.as_deref(), Some("10.255.0.11,fd00::11"));
     assert_eq!(up.nbma.as_deref(), Some("192.0.2.7"));
 
@@ -279,4 +282,33 @@ fn times_move_when_a_status_flips_and_others_conditions_are_left_out() {
     let time =
         |name: &str| new.conditions.iter().find(|c| c.type_ == name).map(|c| c.last_transition_time.clone());
     assert_eq!((time("Ready"), time("Stalled"), time("Accepted")), (Some(t1), Some(t0), None));
+}
+
+/// What works is what was before; that the wish is another is a matter for somebody's hand.
+#[test]
+fn a_change_that_was_rolled_back_is_told_of_the_generation_that_asks_for_it() {
+    let mut summary = summary(4, Rung::up(), 2);
+    summary.rolled_back.insert("branches".to_owned(), "under the change this node lost its hubs".to_owned());
+    let verdict = verdict(&seen(4), &summary).expect("verdict");
+    assert_eq!((verdict.state.as_str(), verdict.generation, verdict.peers), ("Up", 4, Some(2)));
+    assert_eq!(kstatus(&verdict), "Failed");
+    assert_eq!(told(&verdict)[0], "Ready=False/RolledBack");
+    assert!(verdict.conditions[0].3.contains("lost its hubs"));
+}
+
+/// An agent that starts has not measured yet: that is no news.
+#[test]
+fn a_path_mtu_stands_until_another_is_measured() {
+    let known = verdict(&seen(3), &summary(3, Rung::up(), 2)).expect("verdict");
+    let stored = status(&known, &DmvpnEndpointStatus::default(), &Time(Default::default()));
+    assert_eq!(stored.path_mtu, Some(1272));
+    let mut starting = summary(3, Rung::up(), 2);
+    starting.tunnels.get_mut("branches").expect("it").path_mtu = None;
+    let mut unknown = verdict(&seen(3), &starting).expect("verdict");
+    // (The message of ForwardingReady tells a short path too.)
+    unknown.conditions.clone_from(&known.conditions);
+    assert!(unknown.same(&stored));
+    assert_eq!(status(&unknown, &stored, &Time(Default::default())).path_mtu, Some(1272));
+    unknown.path_mtu = Some(1400);
+    assert!(!unknown.same(&stored));
 }

@@ -40,6 +40,8 @@ pub struct Verdict {
     pub nbma: Option<String>,
     /// Peers.
     pub peers: Option<i32>,
+    /// Path MTU; `None`: not measured (yet), what was measured before stands.
+    pub path_mtu: Option<i32>,
     /// External spokes that are registered.
     pub external: Vec<ExternalStatus>,
     /// Conditions: type, status, reason, message.
@@ -65,6 +67,9 @@ pub fn verdict(seen: &Seen, summary: &Summary) -> Option<Verdict> {
     // What was just asked for is there in a moment, or it is said why not.
     if !current || seen.credentials == Credentials::Asked {
         return None;
+    }
+    if let Some(why) = summary.rolled_back.get(&endpoint.spec.network) {
+        return Some(refused(seen, Reason::RolledBack, why, tunnel));
     }
     let mut verdict = Verdict::new(seen.generation);
     let rung = match tunnel {
@@ -128,6 +133,7 @@ impl Verdict {
             tunnel_ip: None,
             nbma: None,
             peers: Some(0),
+            path_mtu: None,
             external: Vec::new(),
             conditions: Vec::new(),
         }
@@ -143,6 +149,7 @@ impl Verdict {
         self.tunnel_ip = (!addresses.is_empty()).then(|| addresses.join(","));
         self.nbma = tunnel.nbma.map(|a| a.to_string());
         self.peers = Some(i32::try_from(tunnel.peers).unwrap_or(i32::MAX));
+        self.path_mtu = tunnel.path_mtu.and_then(|mtu| i32::try_from(mtu).ok());
         let external = tunnel.external.iter();
         self.external =
             external.map(|(name, nbma)| ExternalStatus { name: name.clone(), nbma: *nbma }).collect();
@@ -206,7 +213,7 @@ impl Verdict {
 
     fn forwarding(&mut self, tunnel: Option<&TunnelSummary>) {
         let type_ = ConditionType::ForwardingReady;
-        let path = tunnel.and_then(|t| t.short_path);
+        let path = tunnel.and_then(|t| t.path_mtu.filter(|mtu| t.mtu.is_some_and(|own| *mtu < own)));
         let path = path.map(|mtu| format!("path MTU through the tunnel: {mtu} bytes"));
         let remark = tunnel.map(|t| t.remark.clone()).filter(|remark| !remark.is_empty());
         let said = path.into_iter().chain(remark).collect::<Vec<_>>().join("; ");
@@ -245,6 +252,7 @@ impl Verdict {
             && status.tunnel_ip == self.tunnel_ip
             && status.nbma == self.nbma
             && status.peers == self.peers
+            && (self.path_mtu.is_none() || status.path_mtu == self.path_mtu)
             && same_external(&status.external, &self.external)
             && ours.len() == self.conditions.len()
             && self.conditions.iter().all(says)
@@ -308,6 +316,7 @@ fn needs_a_hand(reason: Reason) -> bool {
         reason,
         Reason::Suspended
             | Reason::Invalid
+            | Reason::RolledBack
             | Reason::NotSupported
             | Reason::Duplicate
             | Reason::InterfaceNameTaken

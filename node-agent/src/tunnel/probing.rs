@@ -61,13 +61,6 @@ impl Tunnel {
         probes
     }
 
-    /// The least path MTU through it, where that is less than its own. (That it is not less is no news: an agent that starts
-    /// does not know it yet, and writes no status for that.)
-    pub fn short_path(&self) -> Option<u32> {
-        let own = self.wanted.as_ref()?.link.mtu;
-        self.path_mtus.least().filter(|least| *least < own)
-    }
-
     /// Hubs that answer, the path MTU to which is to be measured now, and the MTU of the tunnel.
     pub fn path_probes(&mut self, now: Time) -> Vec<(Probe, u16)> {
         let goes = self.link != 0 && self.leaving.is_none() && !self.spec.nhs.is_empty();

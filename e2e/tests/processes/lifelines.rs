@@ -1,0 +1,93 @@
+//! The API server's address is covered by what a site announces, and asked for as an overlay address: the node keeps it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use e2e::scene::overlay::{TUNNEL, quickstart};
+use e2e::wait;
+
+use crate::stage::{LOOK, SOON, Stage, condition, endpoint, network, under_pings};
+
+/// A node has its API server back within this time, as the guide says.
+const BACK: Duration = Duration::from_secs(15);
+
+pub(crate) fn api_server_covered(stage: &mut Stage<'_>) -> Result<()> {
+    let east = stage.east;
+    let host = stage.site("branch-a")?.host.clone();
+    let server = east.server_address().to_string();
+    let way = |to: &str| host.run(&["ip", "route", "get", to]);
+    ensure!(way(&server)?.contains("dev mgmt0"), "{}", way(&server)?);
+    // More exact than what the node has, and a neighbour of the API server that is nobody.
+    let [x, y, z, last] = east.server_address().octets();
+    let (covering, beside) = (format!("{x}.{y}.{z}.{}/30", last & !3), format!("{x}.{y}.{z}.{}", last | 3));
+    let own = "- cidr: 10.10.0.0/24";
+    let lan = quickstart("hub-lan.yaml")?;
+    ensure!(lan.contains(own), "hub-lan.yaml has no {own:?}");
+    under_pings(stage, |_| {
+        east.apply(&lan.replace(own, &format!("{own}\n  - cidr: {covering}")))?;
+        wait::until(SOON, "the prefix to be routed by the tunnel", || {
+            let way = way(&beside)?;
+            wait::ensure(way.contains(&format!("dev {TUNNEL}")), || way)
+        })?;
+        for _ in 0..10 {
+            let way = way(&server)?;
+            ensure!(way.contains("dev mgmt0"), "the API server's address goes by {way}");
+            std::thread::sleep(LOOK);
+        }
+        let pin = host.run(&["ip", "route", "show", &server])?;
+        ensure!(pin.contains("dev mgmt0 proto 214"), "{pin}");
+        east.apply(&lan)?;
+        wait::until(SOON, "the pin to go", || {
+            let pin = host.run(&["ip", "route", "show", &server])?;
+            wait::ensure(pin.trim().is_empty(), || pin)
+        })
+    })
+}
+
+pub(crate) fn api_server_taken(stage: &mut Stage<'_>) -> Result<()> {
+    let east = stage.east;
+    let host = stage.site("branch-a")?.host.clone();
+    let server = east.server_address().to_string();
+    let overlay = "[10.255.0.0/16]";
+    let wider = network()?.replace(overlay, &format!("[10.255.0.0/16, {server}/32]"));
+    ensure!(wider != network()?, "the network has no {overlay}");
+    let address = "[10.255.0.11]";
+    let spoke = quickstart("branch-a.yaml")?;
+    let taken = spoke.replace(address, &format!("[{server}]"));
+    ensure!(taken != spoke, "branch-a.yaml has no {address}");
+    east.apply(&wider)?;
+    stage.wait_until_up("branch-a")?;
+    east.apply(&taken)?;
+    let way = || host.run(&["ip", "route", "get", &server]);
+    wait::until(SOON, "the API server to be cut off", || {
+        let way = way()?;
+        wait::ensure(way.contains("local"), || way)
+    })?;
+    let start = Instant::now();
+    wait::until(BACK, "the API server to be back", || {
+        let way = way()?;
+        wait::ensure(way.contains("dev mgmt0"), || way)
+    })?;
+    let back = start.elapsed();
+    let told = wait::until_max(SOON, LOOK, "the endpoint to say so", || {
+        let endpoint = endpoint(east, "branch-a")?;
+        let ready = condition(&endpoint, "Ready");
+        ensure!(ready["reason"] == "RolledBack" && ready["status"] == "False", "{}", endpoint["status"]);
+        Ok(endpoint)
+    })?;
+    let after = start.elapsed();
+    let message = condition(&told, "Ready")["message"].to_string();
+    ensure!(message.contains("its API server"), "{message}");
+    let (generation, observed) = (&told["metadata"]["generation"], &told["status"]["observedGeneration"]);
+    ensure!(generation == observed, "generation {generation}, observed {observed}");
+    println!("    back after {back:.1?}, told after {after:.1?}");
+    wait::until_max(SOON, LOOK, "the event", || {
+        let events = east.kubectl(&["get", "events", "-A", "--field-selector", "reason=RolledBack"])?;
+        wait::ensure(events.contains("dmvpnendpoint/") && events.contains("Warning"), || events)
+    })?;
+    // Traffic goes on as before.
+    under_pings(stage, |_| Ok(()))?;
+    east.apply(&spoke)?;
+    east.apply(&network()?)?;
+    stage.wait_until_up("branch-a").map(drop)
+}
