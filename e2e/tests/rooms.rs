@@ -157,6 +157,39 @@ fn the_conformance_table_names_what_exists() {
     assert!(wrong.is_empty(), "not there: {wrong:?}");
 }
 
+/// docs/acceptance.md has each case once, says of each whether it is shown, and names tests that there are, and checks
+/// within them.
+#[test]
+fn the_acceptance_table_is_whole_and_names_what_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let table = read(&root.join("docs/acceptance.md"));
+    let files: Vec<PathBuf> = Room::all().values().flat_map(|room| sources(&room.folder)).collect();
+    let tests: BTreeSet<String> = files.iter().flat_map(|file| tests_of(file)).collect();
+    let e2e: String =
+        files.iter().filter(|file| file.starts_with(root.join("e2e"))).map(|it| read(it)).collect();
+    let (mut number, mut wrong) = (0, Vec::new());
+    for line in table.lines().filter(|line| line.starts_with("| K-")) {
+        number += 1;
+        let cells: Vec<_> = line.trim_matches('|').split(" |").map(str::trim).collect();
+        let [case, shown, named, missing] = cells[..] else { panic!("four cells: {line}") };
+        assert!(case.starts_with(&format!("K-{number:02} ")), "K-{number:02} is missing before {case}");
+        let names: Vec<_> = named.split('`').skip(1).step_by(2).collect();
+        // What is said to be shown has a test, and what is not whole says what is missing.
+        let honest = match shown {
+            "yes" => !names.is_empty() && missing.is_empty(),
+            "partly" => !names.is_empty() && !missing.is_empty(),
+            "no" => names.is_empty() && !missing.is_empty(),
+            _ => false,
+        };
+        assert!(honest, "{line}");
+        wrong.extend(names.into_iter().filter(|name| !tests.contains(*name)).map(str::to_owned));
+        let checks = named.split('"').skip(1).step_by(2);
+        wrong.extend(checks.filter(|it| !e2e.contains(&format!("(\"{it}\","))).map(str::to_owned));
+    }
+    assert_eq!(number, 30);
+    assert!(wrong.is_empty(), "not there: {wrong:?}");
+}
+
 /// `file::function` of each test in a file.
 fn tests_of(file: &Path) -> Vec<String> {
     let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
