@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, Config};
 use tracing::{info, warn};
 
-use crate::drivers::api_server::ApiServer;
+use crate::drivers::api_server::{self, ApiServer};
 use crate::source::kubernetes::WATCH_SECONDS;
 
 /// Connecting must not take longer.
@@ -34,7 +34,8 @@ pub async fn client() -> anyhow::Result<(Client, ApiServer)> {
     let secure = url.scheme_str() == Some("https");
     let port = url.port_u16().unwrap_or(if secure { 443 } else { 80 });
     let client = Client::try_from(config).context("client of the API server")?;
-    Ok((client, ApiServer { host, port }))
+    let server = api_server::follow(client.clone(), host, port);
+    Ok((client, server))
 }
 
 /// Whether the agent's own DaemonSet (or its Namespace) is gone or going: then its tunnels go too. Who may not know, or

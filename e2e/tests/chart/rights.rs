@@ -42,6 +42,7 @@ pub(crate) const OPERATOR: &[Right] = &[
 pub(crate) const AGENT: &[Right] = &[
     right("*", "dmvpn.io/dmvpnendpoints", READ),
     right("*", "dmvpn.io/dmvpnendpoints/status", &["patch"]),
+    right("*", "discovery.k8s.io/endpointslices:kubernetes", &["get"]),
     right("dmvpn-system", "discovery.k8s.io/endpointslices", &["get", "list"]),
     right("dmvpn-system", "/configmaps:dmvpn-operator-ca", &["get"]),
     right("dmvpn-system", "apps/daemonsets:dmvpn-agent", &["get"]),

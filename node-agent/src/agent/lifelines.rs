@@ -16,7 +16,7 @@ use view::Problem;
 use super::Agent;
 use super::underlay::{LOOPBACK, NOWHERE, NOWHERE6};
 use crate::clock;
-use crate::drivers::api_server::{self, ApiServer, Word};
+use crate::drivers::api_server::{self, Addresses, ApiServer, Word};
 use crate::plan::wanted::ALIAS_PREFIX;
 use crate::source::DesiredEndpoint;
 use crate::trial::{Lifelines, Step, Trial, kept, same};
@@ -44,16 +44,16 @@ impl Known {
     pub(super) fn new(server: Option<ApiServer>, to: mpsc::Sender<Word>) -> Self {
         let mut api = BTreeMap::new();
         if let Some(server) = &server {
-            // An address is known at once: a pin of an earlier run has to be recognised at the first look.
-            api.extend(server.host.parse().ok().map(|address| (address, false)));
-            api_server::follow(server.clone(), to.clone());
+            // What is known at once counts at the first look.
+            api.extend(server.addresses.borrow().all.iter().map(|address| (*address, false)));
+            api_server::tell(server, to.clone());
         }
         Self { server, to, gateways: BTreeMap::new(), api, tried: Time(0), taken: (Time(0), false) }
     }
 
-    /// Whether its name has still to be resolved.
+    /// Whether it is not known yet where the API server is: pins of an earlier run may be its.
     pub(super) fn is_waiting(&self) -> bool {
-        self.server.is_some() && self.api.is_empty()
+        self.server.as_ref().is_some_and(|server| !server.addresses.borrow().complete)
     }
 
     /// Whether each default gateway is reached by the link that it was known to be on.
@@ -118,17 +118,13 @@ impl Agent {
     /// Something is known of the API server.
     pub(super) fn api_server(&mut self, word: Word) {
         match word {
-            Word::Addresses(addresses) => {
+            Word::Addresses(Addresses { all: addresses, .. }) => {
                 let known = &mut self.lifelines.api;
-                let before = known.len();
                 known.retain(|address, _| addresses.contains(address));
-                let fewer = known.len() != before;
                 for address in &addresses {
                     known.entry(*address).or_insert(false);
                 }
-                if fewer || known.len() != before {
-                    self.reconcile_at = clock::now();
-                }
+                self.reconcile_at = clock::now();
             }
             Word::Tried(at, taken) if at >= self.lifelines.taken.0 => self.lifelines.taken = (at, taken),
             Word::Tried(..) => {}
