@@ -2,8 +2,8 @@
 //!
 //! Over IPv4 a packet socket on the tunnel link does that. A link in metadata mode sends nothing without a route that says
 //! where to, and does not say where something came from; so this is a raw socket of the underlay beside it. The kernel
-//! hands it a copy of each GRE packet for our address, which a filter looks through for NHRP. What has another key than
-//! ours is handed on beside the rest if it is a registration: nobody else would tell its sender.
+//! hands it a copy of each GRE packet for our address, which a filter looks through for NHRP with our key; see
+//! [`crate::Gre6Strangers`] for other keys.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
@@ -13,20 +13,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::Error;
-use crate::icmp::key_of;
 use crate::nhrp_socket::Packets;
 use crate::sys::{self, BURST, ETH_P_IP, ETH_P_IPV6, ETH_P_NHRP, PACKET_BYTES};
 
-const GRE: i32 = 47;
+pub(crate) const GRE: i32 = 47;
 /// GRE flag: a key follows (RFC 2890).
-const KEY: u16 = 0x2000;
+pub(crate) const KEY: u16 = 0x2000;
 /// Room for packets that wait, in bytes.
 const RECEIVE_BUFFER: usize = 4 << 20;
-/// So many packets with other keys are handed on at once.
-const STRANGERS: usize = 8;
-/// Where the packet type stands in NHRP's fixed header, and that of a Registration Request (RFC 2332 §5.2).
-const TYPE: usize = 17;
-const REGISTRATION: u8 = 3;
 
 /// The socket of one tunnel: its underlay address and key.
 #[derive(Debug)]
@@ -45,15 +39,16 @@ impl Gre6Socket {
     /// # Errors
     /// [`Error::Capability`] without CAP_NET_RAW; [`Error::Io`] while no interface has the address.
     pub fn open(local: Ipv6Addr, key: Option<u32>, ttl: u8) -> Result<Self, Error> {
-        let socket = Self::socket(local, ttl).map_err(|e| Error::io("raw GRE socket", "CAP_NET_RAW", e))?;
+        let socket =
+            Self::socket(local, key, ttl).map_err(|e| Error::io("raw GRE socket", "CAP_NET_RAW", e))?;
         Ok(Self { socket, key, buffer: Mutex::new(Vec::new()), oversized: AtomicU64::new(0) })
     }
 
-    fn socket(local: Ipv6Addr, ttl: u8) -> io::Result<tokio::net::UdpSocket> {
+    fn socket(local: Ipv6Addr, key: Option<u32>, ttl: u8) -> io::Result<tokio::net::UdpSocket> {
         let kind = Type::RAW.nonblocking().cloexec();
         let socket = Socket::new(Domain::IPV6, kind, Some(Protocol::from(GRE)))?;
         // Before it is bound, and so before the first packet.
-        socket.attach_filter(&filter())?;
+        socket.attach_filter(&filter(key))?;
         sys::receive_buffer(&socket, RECEIVE_BUFFER)?;
         socket.set_unicast_hops_v6(ttl.into())?;
         socket.bind(&SocketAddrV6::new(local, 0, 0, 0).into())?;
@@ -79,16 +74,21 @@ impl Gre6Socket {
     async fn receive_burst(&self, buffer: &mut [u8], into: &mut Packets) -> io::Result<()> {
         let before = into.len();
         loop {
-            match self.socket.try_recv_from(buffer) {
-                Ok((length, SocketAddr::V6(from))) => self.take(*from.ip(), buffer.get(..length), into),
-                Ok(_) => {}
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-                Err(_) if into.len() > before || !into.strangers.is_empty() => return Ok(()),
-                Err(_) => self.socket.readable().await?,
+            self.socket.readable().await?;
+            // What is read and not taken counts too.
+            for _ in 0..BURST {
+                match self.socket.try_recv_from(buffer) {
+                    Ok((length, SocketAddr::V6(from))) => self.take(*from.ip(), buffer.get(..length), into),
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(error),
+                }
             }
-            if into.len() - before >= BURST {
+            if into.len() > before {
                 return Ok(());
             }
+            // While there is more `readable` does not wait: the other tasks of this thread would.
+            tokio::task::yield_now().await;
         }
     }
 
@@ -99,11 +99,6 @@ impl Gre6Socket {
         };
         if let Some(nhrp) = payload(packet, ETH_P_NHRP, self.key) {
             into.push(from.into(), nhrp);
-        } else if into.strangers.len() < STRANGERS
-            && let Some(key) = key_of(packet).filter(|key| *key != self.key)
-            && payload(packet, ETH_P_NHRP, key).and_then(|nhrp| nhrp.get(TYPE)) == Some(&REGISTRATION)
-        {
-            into.strangers.push((from, key, packet.to_vec()));
         }
     }
 
@@ -153,7 +148,7 @@ impl Gre6Socket {
 }
 
 /// Puts a GRE header (RFC 2784, RFC 2890) before a packet.
-fn fill(frame: &mut Vec<u8>, protocol: u16, key: Option<u32>, packet: &[u8]) {
+pub(crate) fn fill(frame: &mut Vec<u8>, protocol: u16, key: Option<u32>, packet: &[u8]) {
     frame.clear();
     frame.extend(key.map_or(0, |_| KEY).to_be_bytes());
     frame.extend(protocol.to_be_bytes());
@@ -163,28 +158,37 @@ fn fill(frame: &mut Vec<u8>, protocol: u16, key: Option<u32>, packet: &[u8]) {
 
 /// What stands behind the GRE header, if that is of this protocol and key, with nothing that we do not use (checksum,
 /// sequence number).
-fn payload(frame: &[u8], protocol: u16, key: Option<u32>) -> Option<&[u8]> {
+pub(crate) fn payload(frame: &[u8], protocol: u16, key: Option<u32>) -> Option<&[u8]> {
     let mut header = Vec::with_capacity(8);
     fill(&mut header, protocol, key, &[]);
     frame.strip_prefix(header.as_slice())
 }
 
-/// Lets NHRP through: classic BPF, from the GRE header on.
-fn filter() -> [SockFilter; 4] {
-    const LOAD_HALF: u16 = 0x28;
+/// Lets NHRP with this key through: classic BPF, from the GRE header on.
+fn filter(key: Option<u32>) -> Vec<SockFilter> {
+    const LOAD_WORD: u16 = 0x20;
     const JUMP_EQUAL: u16 = 0x15;
     const RETURN: u16 = 0x06;
-    [
-        SockFilter::new(LOAD_HALF, 0, 0, 2),
-        SockFilter::new(JUMP_EQUAL, 0, 1, u32::from(ETH_P_NHRP)),
-        SockFilter::new(RETURN, 0, 0, u32::MAX),
-        SockFilter::new(RETURN, 0, 0, 0),
-    ]
+    let flags = u32::from(key.map_or(0, |_| KEY));
+    let words = std::iter::once((0, flags << 16 | u32::from(ETH_P_NHRP))).chain(key.map(|key| (4, key)));
+    let mut program: Vec<SockFilter> = words
+        .flat_map(|(at, value)| {
+            [
+                SockFilter::new(LOAD_WORD, 0, 0, at),
+                // On to the next word, or out.
+                SockFilter::new(JUMP_EQUAL, 1, 0, value),
+                SockFilter::new(RETURN, 0, 0, 0),
+            ]
+        })
+        .collect();
+    program.push(SockFilter::new(RETURN, 0, 0, u32::MAX));
+    program
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::passes;
 
     #[test]
     fn what_is_wrapped_is_unwrapped_by_the_same_key_alone() {
@@ -199,5 +203,48 @@ mod tests {
         fill(&mut frame, ETH_P_NHRP, None, b"");
         assert_eq!(frame, [0, 0, 0x20, 0x01]);
         assert_eq!(payload(&frame, ETH_P_NHRP, None), Some(&b""[..]));
+    }
+    #[test]
+    fn the_kernel_hands_on_nhrp_with_our_key_alone() {
+        let keys = [None, Some(0), Some(100), Some(101)];
+        for ours in keys {
+            for key in keys {
+                let mut frame = Vec::new();
+                fill(&mut frame, ETH_P_NHRP, key, b"nhrp");
+                assert_eq!(passes(&filter(ours), &frame), key == ours, "{ours:?} {key:?}");
+                fill(&mut frame, ETH_P_IP, key, b"data");
+                assert!(!passes(&filter(ours), &frame), "{ours:?} {key:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_taken_holds_up_nobody_and_loses_nothing() {
+        // One of UDP, which needs no right and has no filter, makes the same calls.
+        let socket = tokio::net::UdpSocket::bind("[::1]:0").await.unwrap();
+        let (sender, to) = (UdpSocket::bind("[::1]:0").unwrap(), socket.local_addr().unwrap());
+        let socket = Gre6Socket {
+            socket,
+            key: Some(100),
+            buffer: Mutex::new(Vec::new()),
+            oversized: AtomicU64::new(0),
+        };
+        let mut frame = Vec::new();
+        fill(&mut frame, ETH_P_NHRP, Some(101), b"other");
+        for _ in 0..BURST {
+            sender.send_to(&frame, to).unwrap();
+        }
+        fill(&mut frame, ETH_P_NHRP, Some(100), b"ours");
+        sender.send_to(&frame, to).unwrap();
+        socket.socket.readable().await.unwrap();
+        let mut packets = Packets::default();
+        {
+            let mut receive = std::pin::pin!(socket.receive(&mut packets));
+            let first =
+                std::future::poll_fn(|context| std::task::Poll::Ready(receive.as_mut().poll(context)));
+            assert!(first.await.is_pending(), "the others have their turn");
+            receive.await.unwrap();
+        }
+        assert_eq!(packets.iter().map(|(_, packet)| packet).collect::<Vec<_>>(), [b"ours"]);
     }
 }

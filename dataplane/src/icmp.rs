@@ -15,6 +15,8 @@ use crate::{Error, sys};
 /// Longest part of an ICMP message that is read, in bytes: RFC 1812 §4.3.2.3 wants no more than 576.
 const MESSAGE: usize = 576;
 const GRE: u8 = 47;
+/// Room for messages that wait, in bytes: of a flood no more than what is soon read.
+const RECEIVE_BUFFER: usize = 16 << 10;
 /// ICMPv6 (RFC 4443): destination unreachable, port unreachable; parameter problem, unknown next header.
 const UNREACHABLE6: u8 = 1;
 const PORT6: u8 = 4;
@@ -72,14 +74,16 @@ impl IcmpSocket {
         } else {
             socket.attach_filter(&unreachable())?;
         }
+        socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
         sys::watched(socket)
     }
 
-    /// Waits for the next one.
+    /// Waits for the next message that may be one; `None`: it is none. How many is for the caller to limit: anybody can send
+    /// them.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub async fn receive(&self) -> Result<GreRefused, Error> {
+    pub async fn receive(&self) -> Result<Option<GreRefused>, Error> {
         let mut buffer = [0; MESSAGE];
         loop {
             let mut guard =
@@ -87,9 +91,7 @@ impl IcmpSocket {
             match guard.try_io(|fd| fd.get_ref().read(&mut buffer)) {
                 Ok(Ok(length)) => {
                     let parse = if self.v6 { parse6 } else { parse };
-                    if let Some(refused) = buffer.get(..length).and_then(parse) {
-                        return Ok(refused);
-                    }
+                    return Ok(buffer.get(..length).and_then(parse));
                 }
                 Ok(Err(source)) => return Err(Error::Io { what: "receive ICMP", source }),
                 Err(_would_block) => {}
@@ -98,8 +100,8 @@ impl IcmpSocket {
     }
 }
 
-/// Lets nothing pass but "unreachable": classic BPF over the packet from its IP header on.
-fn unreachable() -> [SockFilter; 5] {
+/// Lets nothing pass but "unreachable" about GRE: classic BPF over the packet from its IP header on.
+fn unreachable() -> [SockFilter; 7] {
     const LOAD_HEADER_LENGTH: u16 = 0xb1;
     const LOAD_BYTE_BEHIND: u16 = 0x50;
     const JUMP_EQUAL: u16 = 0x15;
@@ -107,21 +109,25 @@ fn unreachable() -> [SockFilter; 5] {
     [
         SockFilter::new(LOAD_HEADER_LENGTH, 0, 0, 0),
         SockFilter::new(LOAD_BYTE_BEHIND, 0, 0, 0),
-        SockFilter::new(JUMP_EQUAL, 0, 1, UNREACHABLE.into()),
+        SockFilter::new(JUMP_EQUAL, 0, 3, UNREACHABLE.into()),
+        SockFilter::new(LOAD_BYTE_BEHIND, 0, 0, 8 + 9),
+        SockFilter::new(JUMP_EQUAL, 0, 1, GRE.into()),
         SockFilter::new(RETURN, 0, 0, u32::MAX),
         SockFilter::new(RETURN, 0, 0, 0),
     ]
 }
 
 /// The same for ICMPv6, of which a raw socket shows no IP header: "unreachable" and "parameter problem".
-fn unreachable6() -> [SockFilter; 5] {
+fn unreachable6() -> [SockFilter; 7] {
     const LOAD_BYTE: u16 = 0x30;
     const JUMP_EQUAL: u16 = 0x15;
     const RETURN: u16 = 0x06;
     [
         SockFilter::new(LOAD_BYTE, 0, 0, 0),
         SockFilter::new(JUMP_EQUAL, 1, 0, UNREACHABLE6.into()),
-        SockFilter::new(JUMP_EQUAL, 0, 1, PARAMETER6.into()),
+        SockFilter::new(JUMP_EQUAL, 0, 3, PARAMETER6.into()),
+        SockFilter::new(LOAD_BYTE, 0, 0, 8 + 6),
+        SockFilter::new(JUMP_EQUAL, 0, 1, GRE.into()),
         SockFilter::new(RETURN, 0, 0, u32::MAX),
         SockFilter::new(RETURN, 0, 0, 0),
     ]
@@ -217,6 +223,7 @@ fn header(packet: &[u8]) -> Option<(Ip, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::passes;
 
     const US: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
     const HUB: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -255,6 +262,9 @@ mod tests {
         assert_eq!(parse(&error(HUB, 3, 1, &keyed)), None);
         assert_eq!(parse(&error(HUB, 11, 0, &keyed)), None);
         assert_eq!(parse(&error(HUB, 3, 3, &ip(17, US, HUB, &[0; 8]))), None);
+        let passes = |message: &[u8]| passes(&unreachable(), message);
+        assert!(passes(&error(HUB, 3, 3, &keyed)) && passes(&error(HUB, 3, 2, &plain)));
+        assert!(!passes(&error(HUB, 11, 0, &keyed)) && !passes(&error(HUB, 3, 3, &ip(17, US, HUB, &[0; 8]))));
         let whole = error(HUB, 3, 3, &keyed);
         assert!((0..whole.len()).all(|cut| parse(&whole[..cut]).is_none()));
     }
@@ -274,11 +284,18 @@ mod tests {
             other[at] = value;
             assert_eq!(parse6(&other), None);
         }
+        assert!(passes(&unreachable6(), &said));
+        for (at, value) in [(0, 3), (8 + 6, 17)] {
+            let mut other = said.clone();
+            other[at] = value;
+            assert!(!passes(&unreachable6(), &other));
+        }
         let end = said.len() - 3;
         assert!((0..end).all(|cut| parse6(&said[..cut]).is_none()));
         // A host that knows no GRE.
         let mut other = said;
         (other[0], other[1]) = (4, 1);
         assert_eq!(parse6(&other), refused(Some(101)));
+        assert!(passes(&unreachable6(), &other));
     }
 }

@@ -1,7 +1,7 @@
 //! NHRP packets of one tunnel link over IPv4: a packet socket that sends and receives what stands behind the
 //! GRE header (protocol type 0x2001, RFC 2332 section 5.1), in bursts.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,9 +15,6 @@ pub struct Packets {
     bytes: Vec<u8>,
     /// Where each came from and ends.
     ends: Vec<(IpAddr, usize)>,
-    /// Registrations with another key than ours, over IPv6: the outer source, the key, and the packet from its GRE header
-    /// on. A few at a time.
-    pub strangers: Vec<(Ipv6Addr, Option<u32>, Vec<u8>)>,
 }
 
 impl Packets {
@@ -45,7 +42,6 @@ impl Packets {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.ends.clear();
-        self.strangers.clear();
     }
 
     pub(crate) fn push(&mut self, nbma: IpAddr, packet: &[u8]) {

@@ -189,6 +189,17 @@ pub(crate) fn receive_buffer(socket: &impl AsFd, bytes: usize) -> io::Result<()>
         .or_else(|_| SockRef::from(&socket.as_fd()).set_recv_buffer_size(bytes))
 }
 
+/// Whether the kernel hands on this packet to a socket with this filter.
+#[cfg(test)]
+pub(crate) fn passes(program: &[SockFilter], packet: &[u8]) -> bool {
+    // Where classic BPF sees nothing but the packet, and that needs no right.
+    let (from, to) = std::os::unix::net::UnixDatagram::pair().unwrap();
+    SockRef::from(&to).attach_filter(program).unwrap();
+    to.set_nonblocking(true).unwrap();
+    from.send(packet).unwrap();
+    to.recv(&mut [0; PACKET_BYTES]).is_ok()
+}
+
 /// What this socket sends is not cut, neither here nor on the way, whatever the path's MTU is taken to be.
 pub(crate) fn never_cut(socket: &impl AsFd, ipv6: bool) -> io::Result<()> {
     let (level, discovery, probe) = match ipv6 {

@@ -111,8 +111,8 @@ pub struct Tunnel {
     pub doomed: bool,
     /// A hub is silent.
     pub silent: bool,
-    /// Hosts that said last when that they have no tunnel for our key.
-    pub refused: BTreeMap<IpAddr, Time>,
+    /// Hubs that said last when that they have no tunnel for our key.
+    refused: BTreeMap<IpAddr, Time>,
     /// Silent hubs that were probed: when last, and whether ping alone came through.
     probed: BTreeMap<IpAddr, (Time, bool)>,
     /// What is known of the path MTUs to hubs.

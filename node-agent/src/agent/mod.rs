@@ -2,7 +2,7 @@
 //!
 //! `mod.rs` is the loop (what woke us → what to do), [`reconcile`] makes the kernel equal to the plan, [`underlay`]
 //! finds tunnel sources and paths to hubs, [`lifelines`] rolls back what cuts the node off, [`multicast`] copies multicast, [`ipsec`] sees to protection, [`removal`] takes tunnels away,
-//! [`shaping`] sees to how fast hubs send, [`publish`] tells the summary.
+//! [`shaping`] sees to how fast hubs send, [`strangers`] tells wrong keys, [`publish`] tells the summary.
 
 mod ipsec;
 mod lifelines;
@@ -12,15 +12,15 @@ mod reconcile;
 mod removal;
 mod several;
 mod shaping;
+mod strangers;
 mod underlay;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
-use crds::endpoint::Role;
 use dataplane::model::KernelEvent;
 use dataplane::{GreRefused, Kernel, Logged, nflog};
 use nhrp::{Input, LinkId, Origin, Time};
@@ -54,10 +54,6 @@ const PATROL_MS: u64 = 60_000;
 const SAVE_MS: u64 = 100;
 /// … or, if it takes long, so many times longer than it took.
 const SAVE_SHARE: u64 = 20;
-/// Whose key is wrong is told so this often at most, in milliseconds, …
-const TOLD_MS: u64 = 5_000;
-/// … and no more than so many at a time.
-const TOLD: usize = 64;
 /// Bursts of packets that are worked through before what they caused is carried out.
 const BURSTS: usize = 8;
 
@@ -102,10 +98,7 @@ pub struct Agent {
     /// From then on a comparison looks at nft too, which costs processes: when nft changed, and now and then.
     nft_at: Time,
     save_at: Option<Time>,
-    /// Underlay addresses and keys of the point-to-point links over IPv6 that the node has, whosever they are.
-    keys6: BTreeSet<(Ipv6Addr, Option<u32>)>,
-    /// Who was told lately that its key is wrong.
-    told: BTreeMap<Ipv6Addr, Time>,
+    strangers: strangers::Strangers,
     /// What shapes changes then.
     shape_at: Option<Time>,
     /// A snapshot is written so long after a change, in milliseconds.
@@ -170,9 +163,7 @@ impl Agent {
         let (to_measured, mut measured) = mpsc::channel(16);
         let (to_lifelines, mut lifelines) = mpsc::channel::<api_server::Word>(16);
         let (to_sas, mut sas) = watch::channel(Arc::new(SaState::unknown()));
-        if let Err(error) = icmp::start(to_refused) {
-            warn!(%error, "wrong keys will look like silent hubs");
-        }
+        icmp::start(&to_refused);
         let lifelines_known = lifelines::Known::new(identity.api_server.clone(), to_lifelines);
         let mut agent = Self {
             identity,
@@ -192,8 +183,7 @@ impl Agent {
             reconcile_at: clock::now(),
             nft_at: clock::now(),
             save_at: None,
-            keys6: BTreeSet::new(),
-            told: BTreeMap::new(),
+            strangers: strangers::Strangers::default(),
             shape_at: None,
             save_after: SAVE_MS,
             gone: BTreeSet::new(),
@@ -437,34 +427,13 @@ impl Agent {
 
     fn packets(&mut self, burst: Burst) {
         let now = clock::now();
-        if !burst.packets.strangers.is_empty() {
-            self.strangers(&burst);
+        if !burst.strangers.is_empty() {
+            self.refuse(&burst);
         }
         let Some(tunnel) = self.tunnels.get_mut(&burst.network) else { return };
         let Some(engine) = tunnel.engine.as_mut().filter(|_| tunnel.link == burst.link) else { return };
         for (nbma, packet) in burst.packets.iter() {
             engine.handle_packet(now, Origin { link: LinkId(burst.link), nbma }, packet);
-        }
-    }
-
-    /// A node registers at a hub with a key that no tunnel here has. Over IPv4 the kernel says so to it; over IPv6 our link
-    /// takes any key, so that nobody would.
-    fn strangers(&mut self, burst: &Burst) {
-        let now = clock::now();
-        let Some(tunnel) = self.tunnels.get(&burst.network) else { return };
-        let local = tunnel.wanted.as_ref().map(|wanted| wanted.link.local);
-        let Some(IpAddr::V6(local)) = local.filter(|_| tunnel.spec.role != Role::Spoke) else { return };
-        self.told.retain(|_, at| now.since(*at) < TOLD_MS);
-        for (from, key, packet) in &burst.packets.strangers {
-            let taken = self.keys6.contains(&(local, *key));
-            if taken || self.told.len() >= TOLD || self.told.contains_key(from) {
-                continue;
-            }
-            self.told.insert(*from, now);
-            info!(network = burst.network, %from, ?key, "registers with a key that no tunnel here has: refused by ICMP");
-            if let Err(error) = dataplane::refuse(local, *from, packet) {
-                warn!(%error, %from, "a wrong key is not told");
-            }
         }
     }
 
@@ -533,10 +502,7 @@ impl Agent {
     fn refused(&mut self, refused: GreRefused) {
         let now = clock::now();
         for tunnel in self.tunnels.values_mut() {
-            let local = tunnel.wanted.as_ref().is_some_and(|wanted| wanted.link.local == refused.from);
-            if local && tunnel.spec.tunnel.key == refused.key {
-                tunnel.refused.insert(refused.by, now);
-            }
+            tunnel.note_refusal(&refused, now);
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crds::Reason;
-use crds::endpoint::DmvpnEndpointSpec;
+use crds::endpoint::{DmvpnEndpointSpec, Role};
 use dataplane::model::{KernelEvent, Observed, Op};
 use dataplane::{Applied, nft};
 use ipnet::IpNet;
@@ -33,8 +33,10 @@ impl Agent {
             self.nft_at = clock::now().after(NFT_MS);
         }
         self.meet_leftovers(&observed);
-        let gre = observed.links.iter().filter_map(|link| link.gre.as_ref()).filter(|gre| !gre.is_metadata());
-        self.keys6 = gre.filter_map(|gre| Some((v6(gre.local)?, gre.key))).collect();
+        // One in metadata mode shows no key of its own; whoever's link has one and no remote end takes it from anybody.
+        let gre = observed.links.iter().filter_map(|link| link.gre.as_ref());
+        let gre = gre.filter(|gre| !gre.is_metadata() || gre.key.is_some());
+        self.strangers.keys = gre.filter_map(|gre| Some((v6(gre.local)?, gre.key))).collect();
         self.look_at_lifelines(&observed).await;
         let mut links_changed = false;
         let names: Vec<_> = self.tunnels.keys().cloned().collect();
@@ -278,10 +280,11 @@ impl Agent {
         }
         let speaks = tunnel.speaks_nhrp() && !tunnel.ground.suspended;
         let gre = tunnel.wanted.as_ref().map(|wanted| &wanted.link).filter(|_| speaks);
+        let hub = tunnel.spec.role != Role::Spoke;
         if let Some(gre) = gre
-            && tunnel.socket.as_ref().is_none_or(|s| !s.serves(tunnel.link, gre))
+            && tunnel.socket.as_ref().is_none_or(|s| !s.serves(tunnel.link, gre, hub))
         {
-            match NhrpDriver::open(network, tunnel.link, gre, self.to_bursts.clone()) {
+            match NhrpDriver::open(network, tunnel.link, gre, hub, self.to_bursts.clone()) {
                 Ok(socket) => tunnel.socket = Some(socket),
                 Err(error) => {
                     warn!(network, %error, "NHRP socket");

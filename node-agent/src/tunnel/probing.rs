@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crds::Reason;
+use dataplane::GreRefused;
 use nhrp::{NhsPhase, Time};
 
 use super::Tunnel;
@@ -93,6 +94,19 @@ impl Tunnel {
         due.into_iter().filter_map(probe).collect()
     }
 
+    /// A host says that it has no tunnel for what we sent it. Anybody can say so in any host's name: of those alone that are
+    /// hubs is it borne in mind.
+    pub fn note_refusal(&mut self, refused: &GreRefused, now: Time) {
+        let ours = self.wanted.as_ref().is_some_and(|wanted| wanted.link.local == refused.from);
+        if !ours || self.spec.tunnel.key != refused.key {
+            return;
+        }
+        let states = self.engine.as_ref().map(|engine| engine.nhs_states(now)).unwrap_or_default();
+        if states.iter().any(|state| state.nbma == Some(refused.by)) {
+            self.refused.insert(refused.by, now);
+        }
+    }
+
     /// What a probe showed.
     pub fn probe_seen(&mut self, nbma: IpAddr, walled: bool, now: Time) {
         if let Some((_, known)) = self.probed.get_mut(&nbma) {
@@ -100,5 +114,50 @@ impl Tunnel {
             *known = walled;
             self.stand(now);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{NhrpFacts, Wanted, nhrp_config};
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("address")
+    }
+
+    #[test]
+    fn no_refusal_counts_but_a_hubs() {
+        let spec = serde_json::json!({
+            "network": "n", "nodeName": "a", "desired": "Present", "role": "Spoke", "phase": "Phase3",
+            "overlay": ["10.255.0.0/16"], "addresses": [{"address": "10.255.0.11", "owner": "a"}],
+            "nhs": [{"name": "hub1", "priority": 0, "cluster": 0, "overlayAddresses": ["10.255.0.1"],
+                     "nbma": [{"address": "2001:db8::1"}]}],
+            "tunnel": {
+                "interfaceName": "t", "source": {"from": "DefaultRoute"}, "underlayFamily": "IPv6", "key": 100,
+                "mtuPolicy": "Fixed", "mtu": 1400, "tcpMssPolicy": "Clamp", "ttl": 255, "dscpPolicy": "Copy",
+                "interfaceState": "Always"
+            },
+            "nhrp": {
+                "mode": "Enabled", "networkId": 100, "holdTimeSeconds": 600, "uniquenessPolicy": "Identity",
+                "registrationUnique": true
+            },
+            "routing": {"protocol": "NHRP", "metric": 100}
+        });
+        let mut tunnel = Tunnel::new(serde_json::from_value(spec).expect("endpoint"), Vec::new());
+        let (local, hub, now) = (ip("2001:db8::2"), ip("2001:db8::1"), Time(10_000));
+        tunnel.wanted = Some(Wanted::new(&tunnel.spec, local, None));
+        let facts = NhrpFacts { link: 7, nbma: Some(local), ..NhrpFacts::default() };
+        tunnel.engine = Some(nhrp::Engine::new(nhrp_config(&tunnel.spec, &facts), 1, now));
+        let right = GreRefused { by: hub, from: local, key: Some(100) };
+        for n in 0..1000_u128 {
+            let by = (0x2001_0db8_0001 << 80 | n).to_be_bytes();
+            tunnel.note_refusal(&GreRefused { by: by.into(), ..right }, now);
+        }
+        tunnel.note_refusal(&GreRefused { key: Some(101), ..right }, now);
+        tunnel.note_refusal(&GreRefused { from: hub, ..right }, now);
+        assert!(tunnel.refused.is_empty(), "{:?}", tunnel.refused);
+        tunnel.note_refusal(&right, now);
+        assert_eq!(tunnel.refused, BTreeMap::from([(hub, now)]));
     }
 }
