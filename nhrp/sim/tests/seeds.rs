@@ -33,6 +33,15 @@ fn networks_keep_their_rules() {
     assert!(failed.is_empty(), "{} of {SEEDS} seeds fail", failed.len());
 }
 
+/// Seeds that found something: a trial of a way that a withdrawal had stopped, and nobody began again.
+#[test]
+fn what_was_found_stays_mended() {
+    for seed in [1_055_987, 1_091_430] {
+        let violation = nhrp_sim::run(seed, None, false).violation;
+        assert!(violation.is_none(), "seed {seed}: {violation:?}");
+    }
+}
+
 /// A seed is a run: the same one gives the same trace.
 #[test]
 fn a_seed_replays_exactly() {

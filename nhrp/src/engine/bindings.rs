@@ -33,6 +33,10 @@ pub(crate) struct Binding {
     pub(super) more: Option<Box<More>>,
 }
 
+/// A binding's timer fires this early at the latest, in milliseconds: those of bindings that are gone, or end sooner by now,
+/// stay in the heap until then, and clients say how long a binding holds.
+const LOOK_MS: u64 = 60_000;
+
 /// No time at all.
 const NEVER: Time = Time(u64::MAX);
 
@@ -80,11 +84,11 @@ impl Binding {
     }
 
     /// It ends at another time, and its timer fires then or earlier: putting it off costs nothing.
-    pub(crate) fn expire_at(&mut self, expires: Time, overlay: IpAddr, timers: &mut Timers) {
+    pub(crate) fn expire_at(&mut self, now: Time, expires: Time, overlay: IpAddr, timers: &mut Timers) {
         self.expires = expires;
         if expires < self.timer {
-            self.timer = expires;
-            timers.put(TimerKey::Binding(overlay), expires);
+            self.timer = expires.min(now.after(LOOK_MS));
+            timers.put(TimerKey::Binding(overlay), self.timer);
         }
     }
 
@@ -214,7 +218,7 @@ impl Engine {
         self.note_nat(overlay, &binding);
         let end = end_of(&binding);
         let before = self.bindings.insert(overlay, binding);
-        self.wake_binding(overlay);
+        self.wake_binding(now, overlay);
         if let Some(old) = before.as_ref().filter(|old| old.source != Source::Local && old.nbma != nbma) {
             self.forget_nat(overlay, old);
         }
@@ -253,9 +257,9 @@ impl Engine {
     }
 
     /// Makes sure that a binding's timer fires when it ends, or earlier.
-    fn wake_binding(&mut self, overlay: IpAddr) {
+    fn wake_binding(&mut self, now: Time, overlay: IpAddr) {
         let Some(binding) = self.bindings.get_mut(&overlay) else { return };
-        binding.expire_at(binding.expires, overlay, &mut self.timers);
+        binding.expire_at(now, binding.expires, overlay, &mut self.timers);
     }
 
     /// Neighbour first, so that the route never leads to an unknown neighbour.
@@ -309,7 +313,7 @@ impl Engine {
         let Some(binding) = self.bindings.get_mut(&overlay).filter(|it| it.timer == armed) else { return };
         binding.timer = NEVER;
         if binding.expires > now {
-            return self.wake_binding(overlay);
+            return self.wake_binding(now, overlay);
         }
         if kept {
             return;

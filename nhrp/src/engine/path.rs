@@ -304,7 +304,10 @@ impl Engine {
             return self.timers.arm(TimerKey::Path(via), next);
         }
         if self.withdrawing {
-            return;
+            // It may be taken back: then the trial goes on.
+            path.next = now.after(CHECK_MS);
+            let next = path.next;
+            return self.timers.arm(TimerKey::Path(via), next);
         }
         match &mut path.trial {
             Some(trial) if trial.sent < TRIES => self.send_trial(now, via),

@@ -216,7 +216,7 @@ impl Engine {
                 let Some(binding) = self.bindings.get_mut(&overlay).filter(same) else { return };
                 binding.extended = true;
                 binding.holding_time = state.holding_time;
-                binding.expire_at(now.after(left), overlay, &mut self.timers);
+                binding.expire_at(now, now.after(left), overlay, &mut self.timers);
             }
             _ => return,
         }

@@ -184,7 +184,7 @@ impl Engine {
             if old.source < Source::Registered {
                 // Configured, and it is where the configuration says: only what it announces has a time.
                 old.holding_time = cie.holding_time;
-                return old.expire_at(expires, claim, &mut self.timers);
+                return old.expire_at(now, expires, claim, &mut self.timers);
             }
             // The ordinary refresh touches one entry and no timer.
             if old.source == Source::Registered && old.nbma == from {
@@ -192,7 +192,7 @@ impl Engine {
                 old.unique = unique;
                 old.holding_time = cie.holding_time;
                 old.mtu = cie.mtu;
-                return old.expire_at(expires, claim, &mut self.timers);
+                return old.expire_at(now, expires, claim, &mut self.timers);
             }
         }
         let old = self.bindings.get(&claim).filter(|old| old.source == Source::Registered);
