@@ -149,8 +149,8 @@ enum Command {
     Show(Table),
     /// Print the file that makes another cluster, or a box, a member of a network of this cluster
     #[command(
-        after_help = "The hundredth member is joined like the first: nothing is edited here. A pool that is handed out is noted in \
-                      the network's addressing.reserved."
+        after_help = "The hundredth member is joined like the first: nothing is edited here. A pool or an address that is handed \
+                      out is noted in the network's addressing.reserved."
     )]
     Join(Join),
 }
@@ -178,8 +178,8 @@ struct Join {
     /// Part of the overlay that it allocates tunnel addresses from: a prefix, or `/24` for one that is free
     #[arg(long, value_name = "CIDR")]
     pool: Option<Pool>,
-    /// The pool was handed out to the same member before
-    #[arg(long, requires = "pool")]
+    /// The pool or the address was handed out to the same member before
+    #[arg(long)]
     again: bool,
     /// Announce the pods' addresses of its nodes too
     #[arg(long)]

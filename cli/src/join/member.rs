@@ -23,7 +23,7 @@ pub(crate) struct Wish {
     pub(crate) subnets: Vec<Cidr>,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) pool: Option<Pool>,
-    /// The pool was handed out to this member before.
+    /// The pool or the addresses were handed out to this member before.
     pub(crate) again: bool,
     pub(crate) pods: bool,
     /// Namespace of the Secrets in the other cluster; absent: as here.
@@ -64,8 +64,8 @@ impl FromStr for Pool {
 pub(super) struct Member {
     pub(super) network: Value,
     pub(super) spoke: Value,
-    /// A pool that is handed out by this.
-    pub(super) reserve: Option<Cidr>,
+    /// What is handed out by this.
+    pub(super) reserve: Vec<Cidr>,
     pub(super) remarks: Vec<String>,
 }
 
@@ -79,22 +79,27 @@ pub(super) fn member(
     let spec = &network.spec;
     let by_hub = spec.addressing.assigned_by == AssignedBy::Hub;
     let overlay: Vec<Cidr> = spec.overlay.iter().filter_map(|it| it.parse().ok()).collect();
-    for address in &wish.addresses {
-        if !overlay.iter().any(|net| net.contains(address)) {
-            return Err(MemberError::Outside { what: address.to_string(), overlay: spec.overlay.join(", ") });
-        }
-        if stated.iter().any(|it| it.parse() == Ok(*address)) {
-            return Err(MemberError::AddressTaken(*address));
-        }
-    }
+    let taken = taken(network, stated);
+    let listed = spec.registration.policy == RegistrationPolicy::AllowListed;
     let (pool, reserve) = match wish.pool {
         Some(_) if by_hub => return Err(MemberError::HubsAssign),
         Some(_) if !wish.addresses.is_empty() => return Err(MemberError::PoolAndAddress),
         None if !by_hub && wish.addresses.is_empty() => return Err(MemberError::NoAddress),
-        None => (None, None),
+        None => {
+            let mut reserve = Vec::new();
+            for address in &wish.addresses {
+                let block = Cidr(IpNet::from(*address));
+                // Where members are listed, the DmvpnSpoke here that lists this one states its address.
+                if claim(network, &overlay, &taken, block, wish.again)? && !listed {
+                    reserve.push(block);
+                }
+            }
+            (None, reserve)
+        }
+        Some(_) if listed => return Err(MemberError::NotListed),
         Some(wished) => {
-            let (pool, new) = find_pool(network, &overlay, stated, wished, wish.again)?;
-            (Some(pool), new.then_some(pool))
+            let (pool, new) = find_pool(network, &overlay, &taken, wished, wish.again)?;
+            (Some(pool), new.then_some(pool).into_iter().collect())
         }
     };
     let mut spoke = json!({"networkRef": {"name": wish.network}, "placement": placement(&wish.place)});
@@ -158,57 +163,67 @@ fn for_members(object: &Value, name: &str, pool: Option<Cidr>, by_hub: bool) -> 
     out.into()
 }
 
+/// Parts of the overlay that are somebody's.
+fn taken(network: &DmvpnNetwork, stated: &[&str]) -> Vec<(Cidr, &'static str)> {
+    let spec = &network.spec;
+    let addressing = &spec.addressing;
+    let hubs = spec.hubs.iter().flat_map(|hub| &hub.overlay_addresses).map(String::as_str);
+    let all = hubs.map(|it| (it, "the address of a hub"));
+    let all = all.chain(stated.iter().map(|it| (*it, "the address of a spoke")));
+    let all = all.chain(addressing.reserved.iter().map(|it| (it.as_str(), "reserved or handed out")));
+    // Where the hubs assign, a member may have one of their pools' for good: they leave out what is reserved.
+    let pools = addressing.pools.iter().filter(|_| addressing.assigned_by == AssignedBy::Cluster);
+    let all = all.chain(pools.map(|it| (it.as_str(), "a pool of this cluster")));
+    all.filter_map(|(it, what)| Some((block(it)?, what))).collect()
+}
+
+/// Whether this may be handed out, and is so for the first time.
+fn claim(
+    network: &DmvpnNetwork,
+    overlay: &[Cidr],
+    taken: &[(Cidr, &str)],
+    wished: Cidr,
+    again: bool,
+) -> Result<bool, MemberError> {
+    let spec = &network.spec;
+    if !overlay.iter().any(|net| net.contains(&wished.0)) {
+        return Err(MemberError::Outside { what: wished.to_string(), overlay: spec.overlay.join(", ") });
+    }
+    let noted = spec.addressing.reserved.iter().any(|it| block(it) == Some(wished));
+    if again && noted {
+        return Ok(false);
+    }
+    match taken.iter().find(|(it, _)| it.overlaps(&wished)) {
+        Some(_) if noted => Err(MemberError::HandedOut(wished)),
+        Some((other, what)) => Err(MemberError::Taken { wished, other: *other, what: (*what).into() }),
+        None => Ok(true),
+    }
+}
+
 /// A pool in the overlay that touches nothing that is somebody's, and whether it is handed out for the first time.
 fn find_pool(
     network: &DmvpnNetwork,
     overlay: &[Cidr],
-    stated: &[&str],
+    taken: &[(Cidr, &str)],
     wished: Pool,
     again: bool,
 ) -> Result<(Cidr, bool), MemberError> {
-    let spec = &network.spec;
-    let mut taken: Vec<(Cidr, &str)> = Vec::new();
-    let addressing = &spec.addressing;
-    taken.extend(addressing.pools.iter().filter_map(|it| Some((block(it)?, "a pool of this cluster"))));
-    taken.extend(addressing.reserved.iter().filter_map(|it| Some((block(it)?, "reserved or handed out"))));
-    let hubs = spec.hubs.iter().flat_map(|hub| &hub.overlay_addresses);
-    taken.extend(hubs.filter_map(|it| Some((block(it)?, "the address of a hub"))));
-    taken.extend(stated.iter().filter_map(|it| Some((block(it)?, "the address of a spoke"))));
-    match wished {
-        Pool::This(pool) => {
-            if !overlay.iter().any(|net| net.contains(&pool.0)) {
-                return Err(MemberError::Outside {
-                    what: pool.to_string(),
-                    overlay: spec.overlay.join(", "),
-                });
-            }
-            let noted = addressing.reserved.iter().any(|it| block(it) == Some(pool));
-            if again && noted {
-                return Ok((pool, false));
-            }
-            match taken.iter().find(|(it, _)| it.overlaps(&pool)) {
-                Some((_, _)) if noted => Err(MemberError::HandedOut { pool }),
-                Some((other, what)) => {
-                    Err(MemberError::PoolTaken { pool, other: *other, what: (*what).into() })
-                }
-                None => Ok((pool, true)),
-            }
-        }
-        Pool::Any(length) => {
-            let mut left = LOOKED_AT;
-            for net in overlay {
-                let Ok(blocks) = net.subnets(length) else { continue };
-                let free = blocks.take(left).inspect(|_| left -= 1).map(Cidr).find(|it| {
-                    // The first block of an overlay is where its hubs are, or will be.
-                    it.network() != net.network() && !taken.iter().any(|(other, _)| other.overlaps(it))
-                });
-                if let Some(pool) = free {
-                    return Ok((pool, true));
-                }
-            }
-            Err(MemberError::Full { length, overlay: spec.overlay.join(", ") })
+    let length = match wished {
+        Pool::This(pool) => return claim(network, overlay, taken, pool, again).map(|new| (pool, new)),
+        Pool::Any(length) => length,
+    };
+    let mut left = LOOKED_AT;
+    for net in overlay {
+        let Ok(blocks) = net.subnets(length) else { continue };
+        let free = blocks.take(left).inspect(|_| left -= 1).map(Cidr).find(|it| {
+            // The first block of an overlay is where its hubs are, or will be.
+            it.network() != net.network() && !taken.iter().any(|(other, _)| other.overlaps(it))
+        });
+        if let Some(pool) = free {
+            return Ok((pool, true));
         }
     }
+    Err(MemberError::Full { length, overlay: network.spec.overlay.join(", ") })
 }
 
 /// A prefix, or an address as one.
@@ -233,10 +248,16 @@ fn remarks(network: &DmvpnNetwork) -> Vec<String> {
     }
     let certificate = spec.ipsec.authentication.as_ref().and_then(|it| it.certificate.as_ref());
     if let Some(secret) = certificate.and_then(|it| it.secret_ref.as_ref()) {
-        out.push(format!(
-            "the new member needs a certificate of its own: Secret {} with tls.crt and tls.key",
-            secret.name
-        ));
+        let name = &secret.name;
+        let roots = certificate.is_some_and(|it| it.ca_secret_refs.iter().any(|it| it.name == *name));
+        out.push(match roots {
+            true => format!(
+                "Secret {name} of the file holds the roots alone: add the new member's own tls.crt and tls.key to it"
+            ),
+            false => format!(
+                "the new member needs a certificate of its own: Secret {name} with tls.crt and tls.key"
+            ),
+        });
     }
     out
 }
@@ -257,12 +278,17 @@ pub(crate) enum MemberError {
     PoolAndAddress,
     #[error("{what} is not in the overlay ({overlay})")]
     Outside { what: String, overlay: String },
-    #[error("{0} is the address of another DmvpnSpoke of this network")]
-    AddressTaken(IpAddr),
-    #[error("{pool} overlaps {other}, which is {what}: choose another one, or --pool /{} for any", pool.prefix_len())]
-    PoolTaken { pool: Cidr, other: Cidr, what: String },
-    #[error("{pool} is handed out already: if it was to this member, add --again")]
-    HandedOut { pool: Cidr },
+    #[error(
+        "{wished} overlaps {other}, which is {what}: choose another one, or let --pool /{} find one",
+        if wished.prefix_len() == wished.max_prefix_len() { 24 } else { wished.prefix_len() }
+    )]
+    Taken { wished: Cidr, other: Cidr, what: String },
+    #[error("{0} is handed out or reserved already: if it was handed out to this member, add --again")]
+    HandedOut(Cidr),
+    #[error(
+        "registration.policy is AllowListed, and what a member takes from a pool cannot be listed: give it an --address"
+    )]
+    NotListed,
     #[error("there is no free /{length} in the overlay ({overlay}), or it is not a part of it")]
     Full { length: u8, overlay: String },
 }
@@ -348,7 +374,7 @@ mod tests {
                 },
             })
         );
-        assert_eq!(member.reserve, None);
+        assert_eq!(member.reserve, ["10.255.7.7/32".parse().unwrap()], "nobody else gets it");
     }
 
     #[test]
@@ -370,7 +396,7 @@ mod tests {
         for expected in ["10.255.4.0/24", "10.255.5.0/24", "10.255.6.0/24"] {
             let here = json!({"pools": ["10.255.1.0/24"], "reserved": reserved});
             let member = ask(&here, |wish| wish.pool = Some(Pool::Any(24))).unwrap();
-            assert_eq!(member.reserve.unwrap().to_string(), expected);
+            assert_eq!(member.reserve[0].to_string(), expected);
             assert_eq!(member.network["spec"]["addressing"], json!({"pools": [expected]}));
             reserved.push(expected.into());
         }
@@ -380,22 +406,22 @@ mod tests {
             let member = ask(&here, |wish| (wish.pool, wish.again) = (Some(pool), again));
             member.map(|it| it.reserve).map_err(|e| e.to_string())
         };
-        assert_eq!(this("10.255.8.0/22", false), Ok(Some("10.255.8.0/22".parse().unwrap())));
-        assert_eq!(this("10.255.4.0/24", true), Ok(None), "noted before");
+        assert_eq!(this("10.255.8.0/22", false), Ok(vec!["10.255.8.0/22".parse().unwrap()]));
+        assert_eq!(this("10.255.4.0/24", true), Ok(Vec::new()), "noted before");
         for (pool, why) in [
             ("10.255.4.0/24", "add --again"),
             ("10.255.4.0/25", "overlaps 10.255.4.0/24, which is reserved or handed out"),
             ("10.255.0.0/24", "overlaps 10.255.0.1/32, which is the address of a hub"),
             ("10.255.2.0/24", "overlaps 10.255.2.9/32, which is the address of a spoke"),
-            ("10.255.0.0/20", "overlaps 10.255.1.0/24, which is a pool of this cluster"),
+            ("10.255.1.128/25", "overlaps 10.255.1.0/24, which is a pool of this cluster"),
             ("10.9.0.0/24", "not in the overlay (10.255.0.0/16, fd00:255::/64)"),
         ] {
             let error = this(pool, false).unwrap_err();
             assert!(error.contains(why), "{pool}: {error}");
         }
-        assert!(this("10.255.9.0/24", true).unwrap().is_some(), "--again of one that was never given");
+        assert!(!this("10.255.9.0/24", true).unwrap().is_empty(), "--again of one that was never given");
         let six = ask(&json!({}), |wish| wish.pool = Some(Pool::Any(80))).unwrap();
-        assert_eq!(six.reserve.unwrap().to_string(), "fd00:255:0:0:1::/80");
+        assert_eq!(six.reserve[0].to_string(), "fd00:255:0:0:1::/80");
         let full = ask(&json!({}), |wish| wish.pool = Some(Pool::Any(8))).unwrap_err();
         assert_eq!(full, MemberError::Full { length: 8, overlay: "10.255.0.0/16, fd00:255::/64".into() });
     }
@@ -406,8 +432,22 @@ mod tests {
         assert_eq!(ask(&none, |_| {}).unwrap_err(), MemberError::NoAddress);
         let outside = ask(&none, |wish| wish.addresses = vec!["10.9.0.1".parse().unwrap()]).unwrap_err();
         assert!(matches!(outside, MemberError::Outside { .. }), "{outside}");
-        let taken = ask(&none, |wish| wish.addresses = vec!["10.255.2.9".parse().unwrap()]).unwrap_err();
-        assert_eq!(taken, MemberError::AddressTaken("10.255.2.9".parse().unwrap()));
+        let here = json!({"pools": ["10.255.1.0/24"], "reserved": ["10.255.7.7"]});
+        let address = |text: &str, again: bool| {
+            let address = text.parse().unwrap();
+            let member = ask(&here, |wish| (wish.addresses, wish.again) = (vec![address], again));
+            member.map(|it| it.reserve).map_err(|e| e.to_string())
+        };
+        for (text, why) in [
+            ("10.255.2.9", "which is the address of a spoke"),
+            ("10.255.0.1", "which is the address of a hub"),
+            ("10.255.1.77", "overlaps 10.255.1.0/24, which is a pool of this cluster"),
+            ("10.255.7.7", "add --again"),
+        ] {
+            let error = address(text, false).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+        assert_eq!(address("10.255.7.7", true), Ok(Vec::new()));
         let both = ask(&none, |wish| {
             wish.addresses = vec!["10.255.9.9".parse().unwrap()];
             wish.pool = Some(Pool::Any(24));

@@ -1,8 +1,8 @@
 //! `kubectl dmvpn join`: one file that makes another cluster, or a box, a member of a network of this cluster.
 //!
 //! What is printed: the network as it is here without what is meant for this cluster alone, the Secrets that it names, and
-//! a DmvpnSpoke. Nothing is changed here, except that a pool which is handed out is noted in the network's
-//! `addressing.reserved`, so that it is nobody else's.
+//! a DmvpnSpoke. Nothing is changed here, except that a pool or an address which is handed out is noted in the
+//! network's `addressing.reserved`, so that it is nobody else's.
 
 mod member;
 
@@ -63,9 +63,7 @@ async fn prepare(client: &Client, cluster: &Cluster, wish: &Wish) -> Result<Join
         let Member { network: manifest, spoke, reserve, mut remarks } =
             member(&network, &object, &stated, wish)?;
         let (namespace, secrets) = secrets(client, cluster, &network).await?;
-        if let Some(pool) = reserve
-            && !hand_out(&networks, &network, pool).await?
-        {
+        if !reserve.is_empty() && !hand_out(&networks, &network, &reserve).await? {
             // Somebody changed the network meanwhile: what is free may be another.
             continue;
         }
@@ -99,10 +97,14 @@ fn heading(wish: &Wish, namespace: Option<&str>) -> String {
     )
 }
 
-/// Notes a pool as handed out; `false`: the network is another one by now.
-async fn hand_out(api: &Api<DmvpnNetwork>, network: &DmvpnNetwork, pool: Cidr) -> Result<bool, JoinError> {
+/// Notes what is handed out; `false`: the network is another one by now.
+async fn hand_out(
+    api: &Api<DmvpnNetwork>,
+    network: &DmvpnNetwork,
+    blocks: &[Cidr],
+) -> Result<bool, JoinError> {
     let mut reserved = network.spec.addressing.reserved.clone();
-    reserved.push(pool.to_string());
+    reserved.extend(blocks.iter().map(ToString::to_string));
     let patch = json!({
         "metadata": {"resourceVersion": network.metadata.resource_version},
         "spec": {"addressing": {"reserved": reserved}},
@@ -112,7 +114,7 @@ async fn hand_out(api: &Api<DmvpnNetwork>, network: &DmvpnNetwork, pool: Cidr) -
     match api.patch(name, &params, &Patch::Merge(patch)).await {
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
-        Err(error) => Err(JoinError::Reserve { pool, name: name.to_owned(), why: why(&error) }),
+        Err(error) => Err(JoinError::Reserve { name: name.to_owned(), why: why(&error) }),
     }
 }
 
@@ -182,8 +184,8 @@ fn for_target(secret: &Secret, namespace: Option<&str>, network: &str) -> Value 
     if let Some(namespace) = namespace {
         metadata["namespace"] = namespace.into();
     }
-    let kind = secret.type_.as_deref().unwrap_or("Opaque");
-    json!({"apiVersion": "v1", "kind": "Secret", "type": kind, "metadata": metadata, "data": secret.data})
+    // Of another type it would have to have keys that stay here.
+    json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata, "data": secret.data})
 }
 
 /// Why there is no file.
@@ -201,8 +203,8 @@ pub(crate) enum JoinError {
     Secret { name: String, namespace: String, why: String },
     #[error("cannot tell in which namespace the network's Secrets are ({0}): add --namespace")]
     Namespace(String),
-    #[error("cannot note in DmvpnNetwork {name} that {pool} is handed out (addressing.reserved): {why}")]
-    Reserve { pool: Cidr, name: String, why: String },
+    #[error("cannot note in DmvpnNetwork {name} what is handed out (addressing.reserved): {why}")]
+    Reserve { name: String, why: String },
     #[error("DmvpnNetwork {name} keeps being changed by somebody: try again")]
     Busy { name: String },
     #[error("the objects do not look as this version knows them: {0}")]
