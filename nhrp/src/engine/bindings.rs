@@ -207,6 +207,10 @@ impl Engine {
                 binding.software = binding.software.or(old.software);
             } else {
                 binding.set_lists(Vec::new(), Vec::new());
+                if binding.group().is_some() {
+                    // What it said holds no longer than it would have, if it says no more.
+                    binding.expires = binding.expires().unwrap_or(old.expires);
+                }
             }
         }
         let installed =
@@ -336,7 +340,9 @@ impl Engine {
         let Some(binding) = self.bindings.get_mut(&overlay) else { return };
         binding.expires = NEVER;
         binding.holding_time = 0;
-        if std::mem::take(&mut binding.extended) {
+        let announced = std::mem::take(&mut binding.extended);
+        self.set_group(now, overlay, None);
+        if announced {
             self.forget_push(overlay);
             let configured = self.config.statics.iter().find(|it| it.overlay == overlay);
             let configured = configured.map(|it| it.prefixes.iter().map(IpNet::trunc).collect::<Vec<_>>());

@@ -1,7 +1,7 @@
 //! Bandwidth classes: told with registrations, kept with bindings, known or not.
 
 use nhrp::wire::{Builder, Cie, Groups, Header, flags, group_kind};
-use nhrp::{Config, DropReason, Event, Input, PacketType};
+use nhrp::{Config, DropReason, Event, Input, PacketType, StaticBinding};
 
 use super::net::*;
 
@@ -61,6 +61,33 @@ fn kept_over_a_restart_and_gone_with_the_binding() {
     assert_eq!(at_hub(&sim, h, 2).as_deref(), Some("gold"), "before anybody says it again");
     sim.until(20_000, |sim| !sim.nodes[h].neighbours.contains_key(&overlay(2)));
     assert_eq!(at_hub(&sim, h, 2), None);
+}
+
+/// A static mapping stays when its owner is gone, without the class that only the owner said.
+#[test]
+fn gone_when_a_client_with_a_static_mapping_falls_silent() {
+    let mapped = StaticBinding { overlay: overlay(2), nbma: nbma(2), prefixes: Vec::new() };
+    let plain = Config { holding_time: 15, ..shaping(1, &["gold"]) };
+    let with_mapping = Config { statics: vec![mapped], ..plain.clone() };
+    // Mapped from the start; and by somebody who saw it fall silent.
+    for (seed, before) in [(6, &with_mapping), (7, &plain)] {
+        let mut sim = Net::new(seed);
+        let h = sim.add(before.clone());
+        let a = sim.add(Config { holding_time: 15, ..member(2, "gold") });
+        sim.until(100, |sim| sim.registered(a));
+        sim.run(60_000);
+        assert_eq!(at_hub(&sim, h, 2).as_deref(), Some("gold"), "as long as it says so");
+        sim.nodes[a].alive = false;
+        configure(&mut sim, h, with_mapping.clone());
+        assert_eq!(at_hub(&sim, h, 2).as_deref(), Some("gold"), "for its holding time");
+        sim.run(20_000);
+        assert_eq!(sim.nodes[h].neighbours[&overlay(2)], nbma(2), "the static mapping stands");
+        assert_eq!(at_hub(&sim, h, 2), None);
+        // It comes back.
+        sim.nodes[a].alive = true;
+        sim.reboot(a);
+        sim.until(10_000, |sim| at_hub(sim, h, 2).as_deref() == Some("gold"));
+    }
 }
 
 #[test]
