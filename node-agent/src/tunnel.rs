@@ -2,6 +2,7 @@
 
 mod host;
 mod probing;
+mod shaping;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -101,6 +102,8 @@ pub struct Tunnel {
     pub classified: Option<BTreeMap<IpAddr, u16>>,
     /// Why its link does not shape as is wanted.
     pub unshaped: Option<String>,
+    /// After a failure: when that is tried again.
+    reshape_at: Option<Time>,
     /// What is to be borne in mind of how it is configured; empty: nothing.
     pub remark: String,
     /// Something that a snapshot holds has changed since the last one.
@@ -170,6 +173,7 @@ impl Tunnel {
             shaped: None,
             classified: None,
             unshaped: None,
+            reshape_at: None,
             remark: String::new(),
             dirty: false,
             stirred: false,
@@ -446,19 +450,6 @@ impl Tunnel {
         }
         self.stand(now);
         drained
-    }
-
-    /// Whether something has changed that its link may have to shape in another way for.
-    pub fn is_to_be_shaped(&self) -> bool {
-        self.link != 0 && self.wanted.as_ref().is_some_and(|wanted| wanted.shaping.is_stirred())
-    }
-
-    /// What is to be borne in mind of how it is configured; said once in the log.
-    pub fn mark(&mut self, remark: String) {
-        if !remark.is_empty() && remark != self.remark {
-            warn!(network = self.spec.network, "{remark}");
-        }
-        self.remark = remark;
     }
 
     /// When what the log held back has to be told.

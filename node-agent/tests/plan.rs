@@ -525,6 +525,77 @@ fn rates_that_the_kernel_refuses_hinder() {
     assert!(hindrance.message.starts_with("put htb on link 7: no such file: See"), "{hindrance:?}");
 }
 
+/// A hub with a class.
+fn shaping_hub() -> Wanted {
+    let groups = serde_json::json!([{"name": "gold", "rateKbps": 20_000}]);
+    let qos_groups = serde_json::from_value(groups).expect("classes");
+    let hub = DmvpnEndpointSpec { role: Role::Hub, qos_groups, ..spec() };
+    Wanted::new(&hub, ip("198.51.100.2"), None)
+}
+
+/// A spoke registers, with its class.
+fn join(wanted: &mut Wanted, n: u32) {
+    let (overlay, nbma) = ((0x0aff_0000 + n).to_be_bytes().into(), (0xc612_0000 + n).to_be_bytes().into());
+    wanted.learn(&Output::InstallNeighbour { link: LinkId(LINK), overlay, nbma }, LINK);
+    wanted.learn(&Output::Group { link: LinkId(LINK), overlay, group: Some("gold".into()) }, LINK);
+}
+
+#[test]
+fn after_a_refusal_changes_wait_for_the_next_try() {
+    let mut tunnel = node_agent::tunnel::Tunnel::new(spec(), Vec::new());
+    let mut now = nhrp::Time(10_000);
+    (tunnel.link, tunnel.wanted) = (LINK, Some(shaping_hub()));
+    let change =
+        |tunnel: &mut node_agent::tunnel::Tunnel, n| join(tunnel.wanted.as_mut().expect("wanted"), n);
+    let tried =
+        |tunnel: &mut node_agent::tunnel::Tunnel| drop(tunnel.wanted.as_mut().expect("wanted").shape());
+    let refused = || Some("put htb on link 7: no such file".to_owned());
+    change(&mut tunnel, 2);
+    assert!(tunnel.is_to_be_shaped(now));
+    tried(&mut tunnel);
+    assert!(!tunnel.is_to_be_shaped(now));
+    assert!(tunnel.shaping_tried(refused(), now), "said");
+    // Registrations come in meanwhile.
+    for n in 3..12 {
+        change(&mut tunnel, n);
+        assert!(!tunnel.is_to_be_shaped(now));
+        assert_eq!(tunnel.reshape_at(now), nhrp::Time(11_000));
+        now = now.after(100);
+    }
+    now = now.after(100);
+    assert!(tunnel.is_to_be_shaped(now), "one try for all of them");
+    assert_eq!(tunnel.reshape_at(now), now);
+    tried(&mut tunnel);
+    assert!(!tunnel.shaping_tried(refused(), now), "the same is said once");
+    assert!(tunnel.shaping_tried(Some("put class 1: no room".into()), now), "another is news");
+    assert!(!tunnel.shaping_tried(None, now));
+    assert_eq!((tunnel.unshaped.as_ref(), tunnel.reshape_at(now)), (None, now));
+    change(&mut tunnel, 20);
+    assert!(tunnel.is_to_be_shaped(now), "nothing to wait for any more");
+}
+
+#[test]
+fn spokes_that_are_too_many_to_be_shaped_are_remarked() {
+    let mut tunnel = node_agent::tunnel::Tunnel::new(spec(), Vec::new());
+    let mut wanted = shaping_hub();
+    (0..32_003).for_each(|n| join(&mut wanted, n));
+    assert_eq!(wanted.shape().classes.len(), 32_000);
+    // What is configured anew changes nothing in that.
+    wanted.replace_fixed(shaping_hub());
+    tunnel.wanted = Some(wanted);
+    tunnel.mark(String::new());
+    assert!(
+        tunnel.remark.starts_with("spokes that have a class and are not shaped: 3,"),
+        "{}",
+        tunnel.remark
+    );
+    tunnel.mark("the source is on a loopback".into());
+    assert!(tunnel.remark.starts_with("the source is on a loopback; spokes that have"), "{}", tunnel.remark);
+    tunnel.wanted = Some(shaping_hub());
+    tunnel.mark(String::new());
+    assert_eq!(tunnel.remark, "");
+}
+
 /// What the node lives by keeps the way of the underlay, whatever covers it; nothing else does.
 #[test]
 fn what_a_node_lives_by_is_not_taken_by_a_route() {

@@ -385,7 +385,7 @@ impl Agent {
             if std::mem::take(&mut tunnel.told) | std::mem::take(&mut tunnel.turned) {
                 self.reconcile_at = self.reconcile_at.min(now.after(SETTLE_MS));
             }
-            if tunnel.is_to_be_shaped() && self.shape_at.is_none() {
+            if tunnel.is_to_be_shaped(now) && self.shape_at.is_none() {
                 self.shape_at = Some(now.after(shaping::GATHER_MS));
             }
             if tunnel.dirty && self.save_at.is_none() {

@@ -13,25 +13,32 @@ use crate::plan::shaping;
 
 /// What changes for several spokes is gathered for this long, in milliseconds.
 pub(super) const GATHER_MS: u64 = 100;
-/// After a failure it is tried again this soon, in milliseconds.
-const RETRY_MS: u64 = 1_000;
 
 impl Agent {
     /// Compares how the link of a tunnel shapes with what is wanted: as it was observed, or as it was left last. `look`:
     /// nft is asked too who is led where.
     pub(super) async fn shape(&mut self, network: &str, observed: Option<&Observed>, look: bool) {
         let Some(tunnel) = self.tunnels.get_mut(network) else { return };
+        let again = tunnel.reshape_at(clock::now());
         let (link, Some(wanted)) = (tunnel.link, &mut tunnel.wanted) else { return };
         let there = match (observed, tunnel.shaped.take()) {
             _ if link == 0 => return,
             (Some(observed), _) => shaping::observed(link, observed).cloned(),
             (None, Some(shaped)) => shaped,
             (None, None) => {
-                self.reconcile_at = clock::now();
+                self.reconcile_at = self.reconcile_at.min(again);
                 return;
             }
         };
+        let left_out = wanted.shaping.left_out();
         let shape = wanted.shape();
+        if (left_out == 0) != (wanted.shaping.left_out() == 0) {
+            if left_out == 0 {
+                warn!(network, "{}", wanted.shaping.remark());
+            }
+            // What is to be borne in mind is worked out with all the rest.
+            self.reconcile_at = clock::now();
+        }
         let (before, after) = shape.changes(link, there.as_ref());
         let known = tunnel.classified.take().filter(|_| shape.root);
         let loaded = tunnel.loaded_nft.is_some();
@@ -44,17 +51,17 @@ impl Agent {
         };
         let classified = (led.is_ok() && loaded).then(|| shape.hosts.clone());
         done = done.and(led).and(self.change(&after).await);
-        if let Err(error) = &done {
-            warn!(network, %error, "what spokes get is not shaped as is wanted");
-            self.reconcile_at = self.reconcile_at.min(clock::now().after(RETRY_MS));
-        }
+        let now = clock::now();
         if let Some(tunnel) = self.tunnels.get_mut(network) {
             tunnel.shaped = done.is_ok().then(|| shape.shaper(link));
             tunnel.classified = classified;
-            let before = std::mem::replace(&mut tunnel.unshaped, done.err().map(|error| error.to_string()));
-            if before.is_some() && tunnel.unshaped.is_none() {
+            let before = tunnel.unshaped.is_some();
+            if tunnel.shaping_tried(done.err().map(|error| error.to_string()), now) {
+                warn!(network, error = ?tunnel.unshaped, "what spokes get is not shaped as is wanted");
+            }
+            if before || tunnel.unshaped.is_some() {
                 // What hinders is worked out with all the rest.
-                self.reconcile_at = clock::now();
+                self.reconcile_at = self.reconcile_at.min(tunnel.reshape_at(now));
             }
         }
     }
@@ -73,7 +80,8 @@ impl Agent {
             return;
         }
         self.shape_at = None;
-        let stirred = self.tunnels.iter().filter(|(_, tunnel)| tunnel.is_to_be_shaped());
+        let now = clock::now();
+        let stirred = self.tunnels.iter().filter(|(_, tunnel)| tunnel.is_to_be_shaped(now));
         let networks: Vec<_> = stirred.map(|(network, _)| network.clone()).collect();
         for network in networks {
             self.shape(&network, None, false).await;

@@ -9,6 +9,10 @@ use std::net::IpAddr;
 use crds::endpoint::{DmvpnEndpointSpec, Role};
 use dataplane::model::{Class, Observed, Op, Shaper};
 
+/// The most spokes of one link that are shaped: each has an `fq_codel`, and the kernel has 0x7fff handles of its own for
+/// those (`qdisc_alloc_handle`). The rest is for new ones that come before those whom they follow have gone.
+const MOST: usize = 32_000;
+
 /// A spoke and its class.
 type Key = (IpAddr, String);
 
@@ -23,6 +27,8 @@ pub struct Shaping {
     announced: BTreeMap<IpAddr, String>,
     /// Numbers of the classes that are in use. They stay, and after a restart are the same: those of the same hash aside.
     minors: BTreeMap<Key, u16>,
+    /// Spokes that have a class, but no number: there are too many.
+    left_out: usize,
     /// Something changed since the last [`Self::shape`].
     stirred: bool,
 }
@@ -60,6 +66,7 @@ impl Shaping {
     pub(super) fn keep(&mut self, old: &mut Self) {
         self.announced = std::mem::take(&mut old.announced);
         self.minors = std::mem::take(&mut old.minors);
+        self.left_out = old.left_out;
         self.stirred = old.stirred || self.rates != old.rates || self.declared != old.declared;
     }
 
@@ -87,6 +94,22 @@ impl Shaping {
         self.stirred
     }
 
+    /// How many spokes have a class and are not shaped, since others were there first.
+    pub fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    /// What is to be borne in mind of those; empty: there are none.
+    pub fn remark(&self) -> String {
+        match self.left_out {
+            0 => String::new(),
+            rest => format!(
+                "spokes that have a class and are not shaped: {rest}, since one tunnel shapes {MOST}: divide them among several \
+                 hubs, or give fewer of them a qosGroup"
+            ),
+        }
+    }
+
     /// The class of an overlay host, if there is such a class.
     pub fn group(&self, host: IpAddr) -> Option<&str> {
         let name = self.declared.get(&host).or_else(|| self.announced.get(&host))?;
@@ -100,15 +123,20 @@ impl Shaping {
         let of: BTreeMap<IpAddr, Key> = of.collect();
         let used: BTreeSet<&Key> = of.values().collect();
         self.minors.retain(|key, _| used.contains(key));
+        // Whoever has a number keeps it; with half of all numbers free the next one is near.
         let mut taken: BTreeSet<u16> = self.minors.values().copied().collect();
-        for key in used {
-            if !self.minors.contains_key(key)
+        for key in &used {
+            if self.minors.len() >= MOST {
+                break;
+            }
+            if !self.minors.contains_key(*key)
                 && let Some(minor) = free(key, &taken)
             {
                 taken.insert(minor);
-                self.minors.insert(key.clone(), minor);
+                self.minors.insert((*key).clone(), minor);
             }
         }
+        self.left_out = used.len() - self.minors.len();
         let rates =
             self.minors.iter().filter_map(|((_, group), minor)| Some((*minor, *self.rates.get(group)?)));
         let minor = |key| self.minors.get(key).copied();
@@ -133,7 +161,7 @@ impl Shape {
             (true, None) => before.extend([Op::DeleteShaper { link }, Op::PutShaper { link }]),
             (true, Some(_)) => {}
         }
-        let leaves = observed.map(|it| it.leaves.as_slice()).unwrap_or_default();
+        let leaves: BTreeSet<u16> = observed.iter().flat_map(|it| &it.leaves).copied().collect();
         for (minor, (rate, burst)) in &self.classes {
             let class = Class::new(link, *minor, *rate, *burst);
             if have.get(minor) != Some(&&class) {
@@ -259,6 +287,39 @@ mod tests {
         let off = it.shape(host.into_iter());
         assert_eq!(off.changes(7, there.as_ref()), (vec![], vec![Op::DeleteShaper { link: 7 }]));
         assert_eq!(off.changes(7, None), (vec![], vec![]), "what is not ours stays");
+    }
+
+    #[test]
+    fn more_than_the_kernel_has_handles_for() {
+        let gold = "gold".to_owned();
+        let host = |n: u32| {
+            (IpAddr::from((0x0a00_0000 + n).to_be_bytes()), IpAddr::from((0xc612_0000 + n).to_be_bytes()))
+        };
+        let mut it = shaping();
+        let all = MOST as u32 + 40_000;
+        (0..all).for_each(|n| it.say(host(n).0, Some(&gold)));
+        // The later half is there first.
+        let first = it.shape((40_000..all).map(host));
+        assert_eq!((first.classes.len(), first.hosts.len(), it.left_out()), (MOST, MOST, 0));
+        assert_eq!(it.remark(), "");
+        // More than there are numbers: the first keep theirs, and for the others there is nothing to do.
+        let more = it.shape((0..all).map(host));
+        assert_eq!((&more, it.left_out()), (&first, 40_000));
+        assert_eq!(more.changes(7, first.shaper(7).as_ref()), (vec![], vec![]));
+        assert!(it.remark().starts_with(
+            "spokes that have a class and are not shaped: 40000, since one tunnel shapes 32000:"
+        ));
+        // When one goes another has its place; who has none changes nothing.
+        it.say(host(50_000).0, None);
+        let next = it.shape((0..all).map(host));
+        assert_eq!((next.classes.len(), it.left_out()), (MOST, 39_999));
+        assert!(next.hosts.contains_key(&host(0).0) && !next.hosts.contains_key(&host(50_000).0));
+        let stay = |(host, minor): (&IpAddr, &u16)| next.hosts.get(host) == Some(minor);
+        assert_eq!(first.hosts.iter().filter(|it| stay(*it)).count(), MOST - 1);
+        assert_eq!(it.shape((1..all).map(host)).hosts.len(), MOST);
+        it.rates.clear();
+        it.shape((0..all).map(host));
+        assert_eq!((it.left_out(), it.remark()), (0, String::new()));
     }
 
     #[test]
