@@ -187,7 +187,9 @@ fn claim(
 ) -> Result<bool, MemberError> {
     let spec = &network.spec;
     if !overlay.iter().any(|net| net.contains(&wished.0)) {
-        return Err(MemberError::Outside { what: wished.to_string(), overlay: spec.overlay.join(", ") });
+        let host = wished.prefix_len() == wished.max_prefix_len();
+        let what = if host { wished.addr().to_string() } else { wished.to_string() };
+        return Err(MemberError::Outside { what, overlay: spec.overlay.join(", ") });
     }
     let noted = spec.addressing.reserved.iter().any(|it| block(it) == Some(wished));
     if again && noted {
