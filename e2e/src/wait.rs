@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 /// Calls `probe` until it returns `Ok`, at first every 2 ms, later every 100 ms.
 ///
@@ -38,6 +38,22 @@ pub fn until_max<T>(
     }
 }
 
+/// Calls `probe` every 100 ms for as long as `window` lasts: for what must stay as it is.
+///
+/// # Errors
+/// With the first failure of `probe`: names `what` was to stay, and for how long it did.
+pub fn stays(window: Duration, what: &str, mut probe: impl FnMut() -> Result<()>) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        probe().with_context(|| format!("{what}, {:.1} s long", start.elapsed().as_secs_f64()))?;
+        let left = window.saturating_sub(start.elapsed());
+        if left.is_zero() {
+            return Ok(());
+        }
+        std::thread::sleep(left.min(Duration::from_millis(100)));
+    }
+}
+
 /// `Ok(())` if `condition` holds, else an error made by `seen`: for probes of [`until`].
 ///
 /// # Errors
@@ -58,6 +74,21 @@ mod tests {
             ensure(calls == 3, || format!("call {calls}")).map(|()| calls)
         });
         assert_eq!(value.unwrap(), 3);
+    }
+
+    #[test]
+    fn what_does_not_stay_is_named() {
+        let mut calls = 0;
+        let mut probe = |last: u32| {
+            stays(Duration::from_millis(250), "calm", || {
+                calls += 1;
+                ensure(calls <= last, || format!("call {calls}"))
+            })
+        };
+        assert!(probe(100).is_ok());
+        let text = format!("{:#}", probe(5).unwrap_err());
+        assert!(text.contains("calm") && text.contains("call"), "{text}");
+        assert!(calls >= 3, "looked only {calls} times");
     }
 
     #[test]

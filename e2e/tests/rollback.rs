@@ -118,19 +118,16 @@ fn a_change_that_cuts_the_hub_is_rolled_back_and_told() {
             let last = pings.so_far().replies.last().map_or(0, |reply| reply.sequence);
             pings.wait_for_reply(last + 50, SOON)?;
             // Nothing moves any more.
-            let quiet = Instant::now();
-            while quiet.elapsed() < AFTER {
-                std::thread::sleep(Duration::from_millis(500));
-                ensure!(pair.key_of_link()? == 100, "the change came back by itself");
-            }
+            let as_before = || wait::ensure(pair.key_of_link()? == 100, || "it is in force".into());
+            wait::stays(AFTER, "the change taken back", as_before)?;
             ensure!(pair.switches() - switches == 2, "{}", pair.branch.log());
             // Nor does it after a restart of the agent, who is told the change at once.
             pair.branch.kill()?;
             pair.branch.restart()?;
             pair.branch.wait_for_problem(OBJECT, "RolledBack", SOON)?;
             pair.branch.wait_until_up(NETWORK, SOON)?;
-            std::thread::sleep(Duration::from_secs(2));
-            ensure!(pair.key_of_link()? == 100, "the change is in force after a restart");
+            let as_before = || wait::ensure(pair.key_of_link()? == 100, || "it is in force".into());
+            wait::stays(Duration::from_secs(2), "the change taken back after a restart", as_before)?;
             let report = pings.stop()?;
             let silent = silence(&report);
             println!("{why}: told after {told:.1?}, without an answer for {silent:.1?}; {report}");
@@ -168,7 +165,12 @@ fn a_hub_that_follows_sooner_or_later_is_found() {
     ring3_waiting(needs(), |lab| {
         let pair = Pair::start(lab)?;
         pair.branch.write("network.yaml", &key(101)?)?;
-        std::thread::sleep(Duration::from_secs(3));
+        let key_is = |key: u64| {
+            let pair = &pair;
+            move || wait::ensure(pair.key_of_link()? == key, || "another key".into())
+        };
+        wait::until(SOON, "the new key", key_is(101))?;
+        wait::stays(Duration::from_secs(3), "the change on trial", key_is(101))?;
         pair.hub.write("network.yaml", &key(101)?)?;
         pair.branch.wait_until_up(NETWORK, SOON)?;
         wait::until(BACK, "the change to be kept", || {
@@ -180,7 +182,7 @@ fn a_hub_that_follows_sooner_or_later_is_found() {
         pair.branch.wait_for_problem(OBJECT, "RolledBack", BACK)?;
         ensure!(pair.key_of_link()? == 101, "not rolled back");
         // It works all the while, and the hub is not hurried.
-        std::thread::sleep(Duration::from_secs(12));
+        wait::stays(Duration::from_secs(12), "the old key", key_is(101))?;
         pair.branch.wait_until_up(NETWORK, SOON)?;
         let start = Instant::now();
         pair.hub.write("network.yaml", &key(102)?)?;
@@ -211,14 +213,14 @@ fn a_hub_that_is_away_by_itself_is_no_reason_to_go_back_and_forth() {
         };
         let start = Instant::now();
         let (mut seen, mut last) = (Vec::new(), 0);
-        while start.elapsed() < Duration::from_secs(45) {
+        wait::stays(Duration::from_secs(45), "the link there", || {
             let now = mtu()?;
             if now != last {
                 seen.push((start.elapsed().as_secs(), now));
                 last = now;
             }
-            std::thread::sleep(Duration::from_millis(100));
-        }
+            Ok(())
+        })?;
         println!("MTUs by second: {seen:?}");
         let values: Vec<_> =
             seen.iter().map(|(_, mtu)| *mtu).filter(|mtu| *mtu != 1400 || last != 0).collect();

@@ -29,11 +29,10 @@ pub(crate) fn api_server_covered(stage: &mut Stage<'_>) -> Result<()> {
             let way = way(&beside)?;
             wait::ensure(way.contains(&format!("dev {TUNNEL}")), || way)
         })?;
-        for _ in 0..10 {
+        wait::stays(Duration::from_secs(1), "the API server's address on its own way", || {
             let way = way(&server)?;
-            ensure!(way.contains("dev mgmt0"), "the API server's address goes by {way}");
-            std::thread::sleep(LOOK);
-        }
+            wait::ensure(way.contains("dev mgmt0"), || way)
+        })?;
         let pin = host.run(&["ip", "route", "show", &server])?;
         ensure!(pin.contains("dev mgmt0 proto 214"), "{pin}");
         east.apply(&lan)?;

@@ -229,6 +229,10 @@ impl Engine {
         self.end_moved(before.as_ref().and_then(end_of), end);
         self.host_listed(now);
         if install {
+            // What led to the hub meanwhile leads there now, and goes with the binding.
+            if let Some(shortcut) = self.shortcuts.get_mut(IpNet::from(overlay)) {
+                shortcut.interim = None;
+            }
             self.clear_way_to(now, nbma);
             self.install_host(overlay, nbma, installed.is_none());
         }

@@ -1,7 +1,7 @@
 //! What the simulator (`nhrp-sim`) found in the engine: each as small as it gets.
 
 use nhrp::wire::{Builder, Cie, Header, MAX_HOPS, PrefixChunk, ext, list_flags};
-use nhrp::{DropReason, External, Input, PacketType, Phase, RouteKind, ShortcutPhase};
+use nhrp::{DropReason, External, Input, PacketType, Phase, RouteKind, ShortcutPhase, StaticBinding};
 
 use super::net::*;
 
@@ -319,4 +319,26 @@ fn a_hub_that_restarts_tells_its_whole_list_at_once() {
     sim.input(A, Input::Configure(Box::new(spoke(2, &["10.2.0.0/24", "10.22.0.0/24"]))));
     sim.run(500);
     assert!(sim.nodes[B].routes.contains_key(&(net("10.22.0.0/24"), RouteKind::Announced)));
+}
+
+/// Phase 2: a neighbour that leads to the hub meanwhile and becomes a binding's own goes once, with that.
+#[test]
+fn a_neighbour_goes_once() {
+    let mut sim = Net::new(211);
+    for n in 1..=3 {
+        let config = if n == 1 { hub(1) } else { spoke(n, NO_LAN) };
+        sim.add(nhrp::Config { phase: Phase::Two, ..config });
+    }
+    sim.run(500);
+    sim.nodes[B].alive = false;
+    sim.input(A, Input::ResolveNeeded { link: LINK, overlay: overlay(3) });
+    assert_eq!(sim.nodes[A].neighbours[&overlay(3)], nbma(1), "by the hub meanwhile");
+    let mapped = StaticBinding { overlay: overlay(3), nbma: nbma(3), prefixes: Vec::new() };
+    let config = |statics| nhrp::Config { phase: Phase::Two, statics, ..spoke(2, NO_LAN) };
+    sim.input(A, Input::Configure(Box::new(config(vec![mapped]))));
+    assert_eq!(sim.nodes[A].neighbours[&overlay(3)], nbma(3));
+    sim.input(A, Input::Configure(Box::new(config(Vec::new()))));
+    assert!(!sim.nodes[A].neighbours.contains_key(&overlay(3)));
+    // The question is given up; the kernel here knows of no second neighbour.
+    sim.run(120_000);
 }
