@@ -197,7 +197,6 @@ const NETWORK: &[Row<DmvpnNetworkSpec>] = &[
     Row { asked: |s| some("spec.routing.distance", s.routing.distance.as_ref()), instead: "remove it" },
     Row { asked: |s| list("spec.routing.import", &s.routing.import), instead: "remove it" },
     Row { asked: |s| list("spec.routing.export", &s.routing.export), instead: "remove it" },
-    Row { asked: |s| some("spec.rollout", s.rollout.as_ref()), instead: "remove it" },
 ];
 
 const SPOKE: &[Row<DmvpnSpokeSpec>] = &[

@@ -97,6 +97,11 @@ impl fmt::Display for ConditionStatus {
     }
 }
 
+/// Whether a condition is there and True.
+pub fn is_true(conditions: &[Condition], type_: ConditionType) -> bool {
+    conditions.iter().any(|c| c.type_ == type_.as_str() && c.status == ConditionStatus::True.as_str())
+}
+
 /// Puts a condition into a list. `lastTransitionTime` moves only when the status flips, so that the same
 /// state gives the same bytes. Returns whether anything changed.
 pub fn set(

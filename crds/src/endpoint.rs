@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 use crate::bounds;
 use crate::net::Cidr;
 
+/// Annotation of endpoints of a network with `rollout`: whether it was Ready when it got the change that it has.
+pub const ROLLOUT_ANNOTATION: &str = "dmvpn.io/rollout";
+
 /// One tunnel of one network on one node.
 #[derive(CustomResource, JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(

@@ -98,6 +98,9 @@ reasons! {
     Duplicate: "Two files hold an object of the same kind and name.", "Remove one; the first by file name counts.";
     RolledBack: "Under the latest change the node lost its hubs, its default gateway or its API server: what was in force before is again.",
         "Correct what the message names; the change is tried again with the next one, when the hubs are lost under what is in force, and now and then.";
+    RollingOut: "A change of the network goes to the nodes as `rollout.maxUnavailable` allows.", "Wait.";
+    RolloutStopped: "A node that got the latest change of the network did not become Ready: the others keep what they have.",
+        "Correct what the message names, or take the change back: the rollout then goes on.";
     Starting: "The agent has not looked at everything yet.", "Wait.";
     InterfaceMissing: "The tunnel source's interface does not exist.", "Correct tunnelSource.interface.";
     VrfMissing: "A VRF that the tunnel is to be in does not exist on this node, or is down.",

@@ -137,7 +137,7 @@ if [ "$("$here/guest-kernel.sh" engine)" = guest ] && ! "$here/guest-kernel.sh" 
 fi
 
 # 3. Kubernetes: control plane, kubelet, kubectl, helm
-if [ "$goal" != bench ] && ! "$here/kubernetes.sh" path >/dev/null; then
+if ! "$here/kubernetes.sh" path >/dev/null; then
     command -v go >/dev/null || die "go is missing: install Go 1.26 or later (https://go.dev/dl)"
     step "building Kubernetes and helm once from Go modules (10 to 15 minutes on 2 CPUs)"
     "$here/kubernetes.sh" build 9>&-
@@ -155,7 +155,7 @@ fi
 crates=$(($(grep -c '^name = ' Cargo.lock) * 8 / 10))
 if [ "$goal" = bench ]; then
     [ -e "${CARGO_TARGET_DIR:-target}/release/dmvpn-agent" ] || step "building optimised programs (about 6 minutes)"
-    counted optimised $crates cargo build --release -p node-agent -p e2e -p nhrp --bins --example registrations \
+    counted optimised $crates cargo build --release -p node-agent -p operator -p e2e -p nhrp --bins --example registrations \
         9>&- || die "the build failed"
 else
     [ -d "${CARGO_TARGET_DIR:-target}/debug/deps" ] ||

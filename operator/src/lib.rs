@@ -33,6 +33,7 @@ pub mod health;
 pub mod lease;
 pub mod pass;
 pub mod progress;
+pub mod proving;
 pub mod run;
 pub mod secrets;
 pub mod silence;

@@ -16,6 +16,7 @@ use crate::events::{States, Teller};
 use crate::lease::{self, Holder};
 use crate::pass;
 use crate::progress::Progress;
+use crate::proving::Proving;
 use crate::silence::Silence;
 use crate::watch::Stores;
 use crate::write::Writer;
@@ -104,6 +105,7 @@ pub async fn operator(args: RunArgs) -> anyhow::Result<()> {
         teller,
         progress,
         silence: Silence::default(),
+        proving: Proving::default(),
         states: States::default(),
     };
     tokio::select! {
@@ -125,6 +127,7 @@ struct Passes {
     teller: Teller,
     progress: Arc<Progress>,
     silence: Silence,
+    proving: Proving,
     states: States,
 }
 
@@ -154,6 +157,9 @@ impl Passes {
         // Watched by every replica, so that a new leader neither tells old news nor waits anew.
         let (silent, waits) = self.silence.observe(&snapshot, now);
         snapshot.silent = silent;
+        let (unproven, proven) = self.proving.observe(&snapshot.endpoints, now);
+        snapshot.unproven = unproven;
+        let waits = [waits, proven].into_iter().flatten().min();
         let told = self.states.observe(&snapshot.endpoints);
         if !self.leadership.may_write() {
             return waits;

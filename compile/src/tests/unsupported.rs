@@ -39,7 +39,6 @@ fn networks_that_ask_for_more_are_refused() {
         ("  routing: {distance: 20}", "spec.routing.distance: 20"),
         ("  routing: {import: [10.0.0.0/8]}", "spec.routing.import: "),
         ("  routing: {export: [10.0.0.0/8]}", "spec.routing.export: "),
-        ("  rollout: {maxUnavailable: 2}", "spec.rollout: "),
     ] {
         let compiled = compile(&inputs(&network("branches", line), &["hub:dmvpn.io/hub=hub1"]));
         assert_eq!(compiled.names(), Vec::<&str>::new(), "{line}");

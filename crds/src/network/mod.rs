@@ -140,7 +140,7 @@ pub struct DmvpnNetworkSpec {
     /// How prefixes get into routing tables.
     #[serde(default)]
     pub routing: Routing,
-    /// How changes are rolled out; absent: on all nodes at once.
+    /// How changes of the network are rolled out to the nodes of a cluster; absent: to all at once. A box is one node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
     /// Shuts the tunnels of this network down (`shutdown`) without removing them.

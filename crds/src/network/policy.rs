@@ -390,11 +390,12 @@ pub enum RoutingProtocol {
     Static,
 }
 
-/// How changes are rolled out.
+/// How changes of the network are rolled out to the nodes of a cluster: those that have it have to be Ready again first;
+/// one that does not become Ready stops it. Spokes first, then hubs, then nodes whose agent does not report.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Rollout {
-    /// How many endpoints may be unready at a time.
+    /// How many endpoints that got the change may be on their way to Ready at a time.
     #[schemars(range(min = 1, max = 10000))]
     pub max_unavailable: u16,
 }

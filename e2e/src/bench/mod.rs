@@ -7,7 +7,10 @@
 //! A registration counts once its answer is on the wire and its neighbour in the kernel (all there within a second
 //! after the last answer). Memory is what the process holds resident with all spokes less what it held without any,
 //! by the number of spokes.
+//!
+//! [`control_plane`] measures operator and API server with many nodes and spokes, in a program of its own.
 
+pub mod control_plane;
 mod hubs;
 mod latency;
 pub mod load;
@@ -20,14 +23,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::guest::{Job, Output, quote};
+use crate::guest::{Job, Output, quote, slots};
 use crate::lab::Lab;
-use crate::paths;
+use crate::{apart, paths};
 
 const MEMORY_MIB: u32 = 1024;
 const DEADLINE: Duration = Duration::from_secs(900);
 /// Written inside the guest, read outside.
-const FIGURES: &str = "figures.json";
+pub const FIGURES: &str = "figures.json";
 
 /// How much is measured.
 #[derive(Clone, Debug, clap::Args)]
@@ -41,6 +44,18 @@ pub struct Scale {
     /// Leave FRR out
     #[arg(long = "no-foreign", action = clap::ArgAction::SetFalse)]
     pub foreign: bool,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// Everything.
+    #[default]
+    All,
+    /// Hub, spoke and engine.
+    Data,
+    /// Operator and API server.
+    ControlPlane,
 }
 
 /// One figure, and the same of somebody else in the same run.
@@ -81,13 +96,18 @@ enum Goal {
 }
 
 /// Goals by the beginning of a figure's name.
-const GOALS: [(&str, Goal); 6] = [
+const GOALS: [(&str, Goal); 11] = [
     ("registrations.new.", Goal::TimesTheBaseline(10.0)),
     ("registrations.refresh.", Goal::TimesTheBaseline(5.0)),
     ("memory.per-spoke.10000", Goal::AtMost(400.0)),
     ("start-to-registered", Goal::AtMost(200.0)),
     ("direct-path-after-rtt", Goal::AtMost(5.0)),
     ("engine.refresh.", Goal::AtLeast(5e6)),
+    ("scale.converged.time", Goal::AtMost(60.0)),
+    ("scale.steady.writes", Goal::AtMost(0.0)),
+    ("scale.restart.writes", Goal::AtMost(0.0)),
+    ("scale.operator.memory", Goal::AtMost(200.0)),
+    ("scale.node-to-endpoint.p99", Goal::AtMost(1000.0)),
 ];
 
 impl Goal {
@@ -116,14 +136,32 @@ impl Goal {
 ///
 /// # Errors
 /// When something cannot be measured.
-pub fn bench(scale: &Scale) -> Result<i32> {
+pub fn bench(scale: &Scale, part: Part) -> Result<i32> {
     if paths::inside() {
         let lab = Lab::new(paths::out()?)?;
         let figures = measure(&lab, scale)?;
         fs::write(lab.out().join(FIGURES), serde_json::to_string(&figures)?)?;
         return Ok(0);
     }
-    let mut figures = if scale.hubs_only { Vec::new() } else { bare_engine()? };
+    let mut figures = Vec::new();
+    if part != Part::ControlPlane {
+        figures.extend(in_guest()?);
+        if !scale.hubs_only {
+            figures.extend(bare_engine()?);
+        }
+    }
+    if part != Part::Data && !scale.hubs_only {
+        figures.extend(control_plane()?);
+    }
+    let target = paths::results()?.with_file_name("bench.json");
+    fs::write(&target, serde_json::to_string_pretty(&figures)? + "\n")?;
+    print!("\n{}", table(&figures));
+    println!("\n{}", target.display());
+    Ok(0)
+}
+
+/// Runs this command again in a guest.
+fn in_guest() -> Result<Vec<Figure>> {
     let out = paths::results()?.join("bench");
     let own: Vec<String> = std::env::args().map(|word| quote(&word)).collect();
     let job = Job {
@@ -133,13 +171,22 @@ pub fn bench(scale: &Scale) -> Result<i32> {
     };
     let status = job.run(Output::Inherit)?;
     ensure!(status == 0, "status {status} in the guest; results: {}", out.display());
-    let measured: Vec<Figure> = serde_json::from_str(&fs::read_to_string(out.join(FIGURES))?)?;
-    figures.splice(0..0, measured);
-    let target = paths::results()?.with_file_name("bench.json");
-    fs::write(&target, serde_json::to_string_pretty(&figures)? + "\n")?;
-    print!("\n{}", table(&figures));
-    println!("\n{}", target.display());
-    Ok(0)
+    Ok(serde_json::from_str(&fs::read_to_string(out.join(FIGURES))?)?)
+}
+
+/// Runs the program for the control plane in namespaces of its own; `DMVPN_CROWD` has words for it.
+fn control_plane() -> Result<Vec<Figure>> {
+    let out = paths::results()?.join("bench-control-plane");
+    if out.exists() {
+        fs::remove_dir_all(&out).with_context(|| format!("empty {}", out.display()))?;
+    }
+    fs::create_dir_all(&out)?;
+    let mut words = vec![paths::program("dmvpn-crowd")?.display().to_string()];
+    let more = std::env::var("DMVPN_CROWD").unwrap_or_default();
+    words.extend(more.split_whitespace().map(str::to_owned));
+    let status = apart::command(&words, &out, &slots::list(None)?, apart::WITH_US)?.status()?;
+    ensure!(status.success(), "{status}; results: {}", out.display());
+    Ok(serde_json::from_str(&fs::read_to_string(out.join(FIGURES))?)?)
 }
 
 /// Measures all that needs hosts.

@@ -63,8 +63,15 @@ enum Subcommands {
         /// One packet a line, from the GRE header on
         file: std::path::PathBuf,
     },
-    /// Measure hub, spoke and engine beside FRR's
-    Bench(bench::Scale),
+    /// Measure hub, spoke and engine beside FRR's, and the control plane at scale
+    Bench {
+        /// How much
+        #[command(flatten)]
+        scale: bench::Scale,
+        /// What
+        #[arg(long, value_enum, default_value_t)]
+        part: bench::Part,
+    },
     /// Play many spokes (the lab's own use)
     #[command(hide = true)]
     Load(load::Load),
@@ -113,7 +120,7 @@ fn main() -> ExitCode {
             })
             .map(|()| 0),
         Subcommands::Inject { from, to, file } => inject::run(from, to, &file).map(|()| 0),
-        Subcommands::Bench(scale) => bench::bench(&scale),
+        Subcommands::Bench { scale, part } => bench::bench(&scale, part),
         Subcommands::Load(load) => load::run(load).map(|()| 0),
         Subcommands::Hear { link, group } => groups::hear(&link, group).map(|()| 0),
         Subcommands::Say { link, group, text } => groups::send(&link, group, &text).map(|()| 0),

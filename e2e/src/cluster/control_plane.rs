@@ -47,6 +47,8 @@ pub struct Plan {
     pub scheduler: bool,
     /// Whether kubelets say that nodes live. Without any, a Node made by hand stays as it was made.
     pub kubelets: bool,
+    /// Whether there are more nodes than the usual range of pod addresses has room for (256).
+    pub many_nodes: bool,
 }
 
 impl Plan {
@@ -60,6 +62,7 @@ impl Plan {
             address: Ipv4Addr::LOCALHOST,
             scheduler: false,
             kubelets: false,
+            many_nodes: false,
         }
     }
 
@@ -341,8 +344,9 @@ fn controller_manager(plan: &Plan) -> Result<Command> {
     command.arg(format!("--cluster-signing-key-file={}", pki("ca.key")));
     command.arg(format!("--client-ca-file={}", pki("ca.crt")));
     command.arg(format!("--requestheader-client-ca-file={}", pki("ca.crt")));
-    command.args(["--service-cluster-ip-range=10.96.0.0/16", "--cluster-cidr=10.244.0.0/16"]);
-    command.args(["--allocate-node-cidrs=true"]);
+    let pods = if plan.many_nodes { "10.240.0.0/12" } else { "10.244.0.0/16" };
+    command.args(["--service-cluster-ip-range=10.96.0.0/16", "--allocate-node-cidrs=true"]);
+    command.arg(format!("--cluster-cidr={pods}"));
     if !plan.kubelets {
         // Else a Node whose kubelet says nothing is Unknown after 50 s.
         command.args(["--node-monitor-grace-period=24h"]);

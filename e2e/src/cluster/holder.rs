@@ -63,6 +63,7 @@ impl Holder {
                 address: server_address(number),
                 scheduler: true,
                 kubelets,
+                many_nodes: false,
             };
             slots.push(Slot::boot(plan, cpus));
         }

@@ -12,6 +12,7 @@ mod bench;
 mod drain;
 mod endings;
 mod replicas;
+mod rollout;
 mod secrets;
 mod silence;
 
@@ -31,6 +32,7 @@ fn users_apply_and_are_told() {
                 ("conditions", basics::conditions_follow_the_agents),
                 ("events", basics::transitions_are_told_once),
                 ("steady", basics::nothing_is_written_where_nothing_changes),
+                ("rollout", rollout::goes_node_by_node_and_stops_where_it_does_harm),
                 ("refused", bad::a_refused_spoke_stops_nobody),
                 ("bad edits", bad::bad_edits_keep_what_was_in_force),
                 ("undecodable", bad::an_undecodable_spoke_stops_nobody),

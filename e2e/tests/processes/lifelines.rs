@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use e2e::scene::overlay::{TUNNEL, quickstart};
+use e2e::lab::Ping;
+use e2e::scene::overlay::{NETWORK, TUNNEL, quickstart};
 use e2e::wait;
 
 use crate::stage::{LOOK, SOON, Stage, condition, endpoint, network, under_pings};
@@ -87,6 +88,44 @@ pub(crate) fn api_server_taken(stage: &mut Stage<'_>) -> Result<()> {
     // Traffic goes on as before.
     under_pings(stage, |_| Ok(()))?;
     east.apply(&spoke)?;
+    east.apply(&network()?)?;
+    stage.wait_until_up("branch-a").map(drop)
+}
+
+/// A key that half of the network has not is a change that cuts: with `rollout` one node tries it, and no other gets it.
+pub(crate) fn a_key_stops_at_one_node(stage: &mut Stage<'_>) -> Result<()> {
+    let east = stage.east;
+    let [hub, b] = ["hub", "branch-b"].map(|name| stage.site(name).cloned());
+    let (hub, b) = (hub?, b?);
+    let old = "  tunnel:\n    key: 100\n";
+    let other = network()?.replace(old, "  rollout: {maxUnavailable: 1}\n  tunnel:\n    key: 101\n");
+    ensure!(other != network()?, "the network has no {old:?}");
+    let key = |node: &str| Ok::<_, anyhow::Error>(endpoint(east, node)?["spec"]["tunnel"]["key"].clone());
+    let pings = Ping::start_together(&[(&b.lan, hub.lan_host().into())], 12_000, Duration::from_millis(10))?;
+    let start = Instant::now();
+    east.apply(&other)?;
+    wait::until_max(SOON, LOOK, "branch-a to get the key", || {
+        let key = key("branch-a")?;
+        wait::ensure(key == 101, || key.to_string())
+    })?;
+    wait::until_max(SOON, LOOK, "the network to say that it stops there", || {
+        let hub = key("hub")?;
+        ensure!(hub == 100, "the hub has key {hub}");
+        let object = east.kubectl_json(&["get", "dmvpnnetwork", NETWORK])?;
+        let ready = condition(&object, "Ready");
+        let message = ready["message"].as_str().unwrap_or_default();
+        let named = message.contains("branch-a (RolledBack") && message.contains("its hubs");
+        wait::ensure(ready["reason"] == "RolloutStopped" && named, || ready.to_string())
+    })?;
+    println!("    stopped after {:.1?}", start.elapsed());
+    for ping in pings {
+        let report = ping.stop()?;
+        report.ensure_nothing_lost()?;
+        println!("    to {}: {report}", report.target);
+    }
+    // With what was in force before all is as it was.
+    under_pings(stage, |_| Ok(()))?;
+    ensure!(key("hub")? == 100, "the hub got it after all");
     east.apply(&network()?)?;
     stage.wait_until_up("branch-a").map(drop)
 }

@@ -47,6 +47,7 @@ const CHECKS: &[Check] = &[
     ("the API server is away", away::api_server_away),
     ("a prefix that covers the API server is announced", lifelines::api_server_covered),
     ("the API server's address is taken", lifelines::api_server_taken),
+    ("a key goes to one end", lifelines::a_key_stops_at_one_node),
     ("a Secret is rotated", passwords::rotated),
     ("an endpoint object is deleted by hand", removal::endpoint_deleted_by_hand),
     ("a spoke is deleted", removal::spoke_deleted),

@@ -4,6 +4,8 @@
 //! ```text
 //!   Snapshot ─► compile ─► hold: what a refused object gave last stays in force
 //!                             │ wanted endpoints
+//!                          rollout: those whose turn it is not keep what they have
+//!                             │
 //!              addresses ◄────┼────► endpoints: apply, take away, let go
 //!                             └────► status: conditions and counts
 //! ```
@@ -11,6 +13,7 @@
 mod addresses;
 mod endpoints;
 mod hold;
+mod rollout;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +33,7 @@ use crate::status;
 
 pub(crate) use endpoints::{absent, is_absent, let_go, take_away_unread};
 pub(crate) use hold::Endpoints;
+pub(crate) use rollout::Rollout;
 
 /// What was in the stores at one moment.
 #[derive(Clone, Debug, Default)]
@@ -58,6 +62,8 @@ pub struct Snapshot {
     pub pods: Option<Vec<Pod>>,
     /// Nodes whose agent does not report.
     pub silent: BTreeSet<String>,
+    /// Endpoints whose agent may still take their last change back.
+    pub unproven: BTreeSet<String>,
 }
 
 /// Something to be written.
@@ -143,10 +149,11 @@ pub(crate) struct Facts<'a> {
 /// What is to be written, in the order in which it is carried out.
 pub fn plan(snapshot: &Snapshot, now: &Time) -> Vec<Write> {
     let facts = Facts::new(snapshot);
-    let (wanted, kept) = hold::wanted(&facts);
+    let (mut wanted, kept) = hold::wanted(&facts);
+    let rollouts = rollout::gate(&facts, &mut wanted, now);
     let mut writes = addresses::plan(&facts);
     writes.extend(endpoints::plan(&facts, &wanted, now));
-    writes.extend(status::plan(&facts, &wanted, &kept, now));
+    writes.extend(status::plan(&facts, (&wanted, &kept, &rollouts), now));
     writes.sort_by(|a, b| (a.op.stage(), a.kind, &a.name).cmp(&(b.op.stage(), b.kind, &b.name)));
     writes
 }

@@ -20,24 +20,28 @@ use crds::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use serde_json::{Value, json};
 
-use self::standing::{Standing, Summary, is_silent, protection, standing};
+use self::standing::{Standing, Summary, few, is_silent, is_up, protection, standing};
 use crate::decode::Undecodable;
 use crate::events;
 use crate::pass::Endpoints;
-use crate::pass::{Facts, Op, Write, name, stays};
+use crate::pass::{Facts, Op, Rollout, Write, name, stays};
 
 /// Longest message that is written.
 const MESSAGE_MAX: usize = 1024;
 
 /// Status of all networks and spokes that is not as it should be.
-pub(crate) fn plan(facts: &Facts<'_>, wanted: &Endpoints, kept: &BTreeSet<String>, now: &Time) -> Vec<Write> {
+pub(crate) fn plan(
+    facts: &Facts<'_>,
+    (wanted, kept, rollouts): (&Endpoints, &BTreeSet<String>, &BTreeMap<String, Rollout>),
+    now: &Time,
+) -> Vec<Write> {
     let found: BTreeMap<(&str, &str), &ObjectConditions> =
         facts.compiled.conditions.iter().map(|c| ((c.kind.as_str(), c.name.as_str()), c)).collect();
     let mut members: BTreeMap<&str, Vec<&Membership>> = BTreeMap::new();
     for member in &facts.compiled.members {
         members.entry(&member.spoke).or_default().push(member);
     }
-    let view = View { facts, wanted, kept };
+    let view = View { facts, wanted, kept, rollouts };
     let mut writes = Vec::new();
     // Networks count the spokes of which they are told Ready here.
     let mut ready: BTreeMap<&str, (i32, i32)> = BTreeMap::new();
@@ -142,6 +146,7 @@ struct View<'a> {
     facts: &'a Facts<'a>,
     wanted: &'a Endpoints,
     kept: &'a BTreeSet<String>,
+    rollouts: &'a BTreeMap<String, Rollout>,
 }
 
 impl View<'_> {
@@ -177,8 +182,14 @@ impl View<'_> {
         let external = spec.placement.type_ == PlacementType::External;
         let mut status = DmvpnSpokeStatus::default();
         let mut summary = Summary::default();
+        let told = is_told_ready(spoke);
         for member in members {
-            summary.add(&member.node, self.standing(&member.endpoint));
+            let standing = self.standing(&member.endpoint);
+            let goes_on =
+                told && self.facts.endpoints.get(member.endpoint.as_str()).copied().is_some_and(is_up);
+            // A change of what it shares its tunnel with is no news of the spoke, until the agent says otherwise.
+            let standing = if goes_on { standing.or_as_before() } else { standing };
+            summary.add(&member.node, standing);
         }
         if external {
             status.address = (!spec.overlay_addresses.is_empty()).then(|| spec.overlay_addresses.join(","));
@@ -247,7 +258,10 @@ impl View<'_> {
                 Reason::NothingHere,
                 "no node of this cluster has a part in it",
             ),
-            (None, None) => summary.said("endpoint"),
+            (None, None) => match self.rollouts.get(name(network)) {
+                Some(rollout) => rolling(rollout),
+                None => summary.said("endpoint"),
+            },
         };
         if let Some((status, reason, message)) = credentials {
             said.more.push((ConditionType::CredentialsReady, status, reason, message));
@@ -329,6 +343,29 @@ impl View<'_> {
         let wanted = self.wanted.get(endpoint).map(|w| &w.endpoint);
         standing(self.facts.endpoints.get(endpoint).copied(), wanted)
     }
+}
+
+/// A change is on its way to the nodes of a network, or was stopped there.
+fn rolling(rollout: &Rollout) -> Said {
+    let of = format!("{} of {} endpoints have the change", rollout.have, rollout.have + rollout.waiting);
+    let no = ConditionStatus::False;
+    if !rollout.failed.is_empty() {
+        let why = few(&mut rollout.failed.clone());
+        let message = format!("{of}, and no other gets it: {why}; {}", Reason::RolloutStopped.cure());
+        return Said::new(no, Reason::RolloutStopped, message).stalled();
+    }
+    let waits = match rollout.moving.as_slice() {
+        [] => String::new(),
+        nodes => format!("; waiting for {}", few(&mut nodes.to_vec())),
+    };
+    Said::new(no, Reason::RollingOut, format!("{of}{waits}")).reconciling()
+}
+
+/// Whether a spoke is told Ready in its present version.
+fn is_told_ready(spoke: &DmvpnSpoke) -> bool {
+    let Some(status) = &spoke.status else { return false };
+    status.observed_generation == spoke.metadata.generation
+        && conditions::is_true(&status.conditions, ConditionType::Ready)
 }
 
 fn suspended_by(spoke: bool, network: &str) -> Said {

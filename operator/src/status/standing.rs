@@ -1,6 +1,6 @@
 //! How an endpoint stands, and what a number of them come to.
 
-use crds::{ConditionStatus, ConditionType, DmvpnEndpoint, Reason};
+use crds::{ConditionStatus, ConditionType, DmvpnEndpoint, Reason, conditions};
 
 use super::Said;
 use crate::pass::stays;
@@ -24,6 +24,19 @@ pub(super) enum Standing {
     },
     /// Its agent does not report.
     Silent,
+}
+
+impl Standing {
+    /// Of an endpoint that was Ready under the version before: it is taken to be, while nothing is said of the new one.
+    pub(super) fn or_as_before(self) -> Self {
+        if matches!(self, Self::Pending(_)) { Self::Ready } else { self }
+    }
+}
+
+/// Whether the last word of an endpoint's agent was that all is well, of whatever version.
+pub(super) fn is_up(endpoint: &DmvpnEndpoint) -> bool {
+    let status = endpoint.status.as_ref();
+    stays(endpoint) && status.is_some_and(|it| conditions::is_true(&it.conditions, ConditionType::Ready))
 }
 
 /// How an endpoint stands that should be as `wanted`.
@@ -146,7 +159,7 @@ impl Summary {
 }
 
 /// The first few, and how many more.
-fn few(list: &mut Vec<String>) -> String {
+pub(super) fn few(list: &mut Vec<String>) -> String {
     list.sort();
     let more = list.len().saturating_sub(NAMED);
     list.truncate(NAMED);

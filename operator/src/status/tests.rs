@@ -83,6 +83,26 @@ fn ready_follows_the_agents_and_the_reason_is_named() {
 }
 
 #[test]
+fn what_shares_a_tunnel_with_a_change_is_not_told_down_and_up() {
+    let mut cluster = three();
+    for endpoint in ["net-hub", "net-a", "net-b"] {
+        cluster.report(endpoint, "Up", "True", "Up");
+    }
+    cluster.settle();
+    cluster.spoke("more", "a", json!({"overlayAddresses": ["10.255.0.13"]}));
+    let done = cluster.settle();
+    assert!(!done.contains(&"status DmvpnSpoke/a".to_owned()), "{done:?}");
+    assert!(cluster.condition("DmvpnSpoke/more", "Ready").contains("a (the agent has not reported yet)"));
+    assert!(cluster.condition("DmvpnNetwork/net", "Ready").contains("a (the agent has not reported yet)"));
+    // What the agent then says counts for both.
+    cluster.report("net-a", "NHRP", "False", "NoAnswer");
+    cluster.settle();
+    for spoke in ["DmvpnSpoke/a", "DmvpnSpoke/more"] {
+        assert!(cluster.condition(spoke, "Ready").starts_with("False TunnelsNotReady"), "{spoke}");
+    }
+}
+
+#[test]
 fn where_nothing_is_here_that_is_said() {
     let mut cluster = Cluster::with_network(json!({}));
     cluster.snapshot.nodes.retain(|n| n.name_any() != "hub");
