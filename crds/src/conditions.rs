@@ -97,9 +97,14 @@ impl fmt::Display for ConditionStatus {
     }
 }
 
+/// The condition of a type.
+pub fn find(conditions: &[Condition], type_: ConditionType) -> Option<&Condition> {
+    conditions.iter().find(|c| c.type_ == type_.as_str())
+}
+
 /// Whether a condition is there and True.
 pub fn is_true(conditions: &[Condition], type_: ConditionType) -> bool {
-    conditions.iter().any(|c| c.type_ == type_.as_str() && c.status == ConditionStatus::True.as_str())
+    find(conditions, type_).is_some_and(|c| c.status == ConditionStatus::True.as_str())
 }
 
 /// Puts a condition into a list. `lastTransitionTime` moves only when the status flips, so that the same

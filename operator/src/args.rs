@@ -54,6 +54,9 @@ pub struct RunArgs {
     /// Where /healthz and /readyz listen (HTTP).
     #[arg(long, default_value = "[::]:8081")]
     pub health_listen: SocketAddr,
+    /// Where /metrics listens (HTTP); none: nowhere.
+    #[arg(long)]
+    pub metrics_listen: Option<SocketAddr>,
     /// ServiceAccount of the agents: only its tokens get Secrets.
     #[arg(long, default_value = "dmvpn-agent")]
     pub agent_service_account: String,

@@ -31,6 +31,7 @@ pub mod drain;
 pub mod events;
 pub mod health;
 pub mod lease;
+pub mod metrics;
 pub mod pass;
 pub mod progress;
 pub mod proving;

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use crate::metrics::Page;
+
 /// How long a single watch may fail while the API answers.
 const WATCH_PATIENCE: Duration = Duration::from_secs(180);
 /// How long a pass may be without getting on.
@@ -30,6 +32,10 @@ struct State {
     watches: BTreeMap<&'static str, WatchState>,
     pass_got_on: Option<Instant>,
     api_answered: Option<Instant>,
+    passes: u32,
+    passing: Duration,
+    /// Writes by kind and what came of them.
+    writes: BTreeMap<(&'static str, &'static str), u32>,
 }
 
 /// Progress of watches and passes.
@@ -70,9 +76,49 @@ impl Progress {
         self.with(|s| s.pass_got_on = Some(now));
     }
 
-    /// The pass is over.
-    pub fn pass_ended(&self) {
-        self.with(|s| s.pass_got_on = None);
+    /// The pass is over, and took so long, with what it wrote.
+    pub fn pass_ended(&self, took: Duration) {
+        self.with(|s| {
+            s.pass_got_on = None;
+            s.passes = s.passes.saturating_add(1);
+            s.passing += took;
+        });
+    }
+
+    /// An object of a kind was written (`ok`), or not (`outdated`: somebody else wrote meanwhile; `error`).
+    pub fn wrote(&self, kind: &'static str, result: &'static str) {
+        self.with(|s| *s.writes.entry((kind, result)).or_default() += 1);
+    }
+
+    /// Tells how all of it gets on.
+    pub fn tell(&self, page: &mut Page) {
+        self.with(|s| {
+            page.family(
+                "dmvpn_operator_pass_seconds",
+                "summary",
+                "Passes, and how long they took with their writes.",
+            );
+            page.line("dmvpn_operator_pass_seconds_sum", &[], s.passing.as_secs_f64());
+            page.line("dmvpn_operator_pass_seconds_count", &[], f64::from(s.passes));
+            page.family("dmvpn_operator_writes_total", "counter", "Writes by kind and result.");
+            for ((kind, result), count) in &s.writes {
+                page.line(
+                    "dmvpn_operator_writes_total",
+                    &[("kind", kind), ("result", result)],
+                    f64::from(*count),
+                );
+            }
+            page.family(
+                "dmvpn_operator_watch_failing",
+                "gauge",
+                "1: the watch fails, or has not listed yet.",
+            );
+            for (name, watch) in &s.watches {
+                let failing = watch.failing.is_some() || watch.ended || !watch.synced;
+                let labels = [("watch", *name)];
+                page.line("dmvpn_operator_watch_failing", &labels, f64::from(u8::from(failing)));
+            }
+        });
     }
 
     /// The API server answered something.
@@ -160,7 +206,7 @@ mod tests {
         progress.pass_gets_on(at(500));
         assert_eq!(progress.alive(at(510)), Ok(()));
         assert!(progress.alive(at(621)).is_err());
-        progress.pass_ended();
+        progress.pass_ended(Duration::from_millis(250));
         progress.watch_ended("nodes");
         assert_eq!(progress.alive(at(621)), Err("the watch of nodes has ended".into()));
     }

@@ -20,7 +20,7 @@ use crate::proving::Proving;
 use crate::silence::Silence;
 use crate::watch::Stores;
 use crate::write::Writer;
-use crate::{certificate, health, secrets};
+use crate::{certificate, health, metrics, secrets};
 
 /// How long changes are gathered before a pass.
 const GATHER: Duration = Duration::from_millis(50);
@@ -82,6 +82,9 @@ pub async fn operator(args: RunArgs) -> anyhow::Result<()> {
     info!(namespace = args.namespace, identity, "dmvpn-operator {}", env!("CARGO_PKG_VERSION"));
 
     let (until, leadership) = lease::channel();
+    if let Some(listen) = args.metrics_listen {
+        metrics::serve(listen, stores.clone(), progress.clone(), leadership.clone()).await?;
+    }
     let (stopping, mut stopped) = watch::channel(false);
     let holder = Holder::new(client.clone(), &args.namespace, &args.lease, identity.clone());
     let holding = tokio::spawn(lease::hold(holder, until, progress.clone(), async move {
@@ -144,7 +147,7 @@ impl Passes {
             let now = Instant::now();
             self.progress.pass_gets_on(now);
             next = self.pass(now).await.unwrap_or(now + AT_LEAST).min(now + AT_LEAST);
-            self.progress.pass_ended();
+            self.progress.pass_ended(now.elapsed());
         }
     }
 

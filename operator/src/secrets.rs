@@ -147,7 +147,7 @@ async fn answer(State(server): State<Server>, headers: HeaderMap) -> Result<Resp
     let node = node_of(&status, &server.agents).inspect_err(|refusal| {
         info!(status = refusal.0.as_u16(), why = refusal.1, "refused Secrets");
     })?;
-    let secrets = secrets_of(&server.stores.snapshot(&server.namespace), &node);
+    let secrets = secrets_of(&server.stores.of_node(&server.namespace, &node), &node);
     debug!(node, networks = secrets.networks.len(), "handed out Secrets");
     Ok(([(CACHE_CONTROL, "no-store")], Json(secrets)).into_response())
 }

@@ -56,10 +56,10 @@ impl Stores {
         let selected = (!args.agent_selector.is_empty()).then(|| config.clone().labels(&args.agent_selector));
         let start_tls = Start { progress: progress.clone(), changed: tls_changed.clone() };
         Self {
-            networks: start.watch("networks", Api::all(client.clone()), config.clone(), |_| {}),
-            spokes: start.watch("spokes", Api::all(client.clone()), config.clone(), |_| {}),
+            networks: start.watch("networks", Api::all(client.clone()), config.clone(), trim),
+            spokes: start.watch("spokes", Api::all(client.clone()), config.clone(), trim),
             endpoints: start.watch("endpoints", Api::all(client.clone()), config.clone(), |_| {}),
-            addresses: start.watch("addresses", Api::all(client.clone()), config.clone(), |_| {}),
+            addresses: start.watch("addresses", Api::all(client.clone()), config.clone(), trim),
             nodes: start.watch("nodes", Api::all(client.clone()), config.clone(), trim_node),
             secrets: start.watch(
                 "secrets",
@@ -92,6 +92,38 @@ impl Stores {
         snapshot.secrets = self.secrets.state().iter().map(|s| (**s).clone()).collect();
         snapshot.pods = self.pods.as_ref().map(|pods| pods.state().iter().map(|p| (**p).clone()).collect());
         snapshot
+    }
+
+    /// As [`Self::snapshot`], of what a node's agent may have: its endpoints, networks and Secrets. Asked for once an agent,
+    /// while all of them ask: it copies nothing else.
+    pub fn of_node(&self, namespace: &str, node: &str) -> Snapshot {
+        let mut snapshot = Snapshot { namespace: namespace.to_owned(), ..Snapshot::default() };
+        sort(&self.networks, &mut snapshot.networks, &mut Vec::new());
+        let endpoints = self.endpoints.state().into_iter();
+        let own = endpoints.filter_map(|it| it.0.as_ref().ok().filter(|e| e.spec.node_name == node).cloned());
+        snapshot.endpoints = own.collect();
+        snapshot.secrets = self.secrets.state().iter().map(|s| (**s).clone()).collect();
+        snapshot
+    }
+
+    /// Networks, as they are stored here.
+    pub fn networks(&self) -> Vec<Arc<Guarded<DmvpnNetwork>>> {
+        self.networks.state()
+    }
+
+    /// Spokes.
+    pub fn spokes(&self) -> Vec<Arc<Guarded<DmvpnSpoke>>> {
+        self.spokes.state()
+    }
+
+    /// Endpoints.
+    pub fn endpoints(&self) -> Vec<Arc<Guarded<DmvpnEndpoint>>> {
+        self.endpoints.state()
+    }
+
+    /// Addresses.
+    pub fn addresses(&self) -> Vec<Arc<Guarded<DmvpnAddress>>> {
+        self.addresses.state()
     }
 
     /// Whether the Secret with the certificate has been looked for.
@@ -187,6 +219,11 @@ impl Start {
         });
         store
     }
+}
+
+/// What users note beside an object, often all of it once more, is none of our business.
+fn trim<K: Resource<DynamicType = ()>>(object: &mut K) {
+    object.meta_mut().annotations = None;
 }
 
 /// A Node's images and the like are most of it, and none of our business.

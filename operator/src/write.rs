@@ -113,6 +113,12 @@ impl Writer {
         let again =
             before.filter(|memo| memo.what == what || (refused && memo.refused)).map_or(0, |memo| memo.tries);
         let failed = result.is_err();
+        match &result {
+            Ok(()) => self.progress.wrote(write.kind, "ok"),
+            Err(Failure::NotLeading) => {}
+            Err(Failure::Outdated) => self.progress.wrote(write.kind, "outdated"),
+            Err(Failure::Error(_)) => self.progress.wrote(write.kind, "error"),
+        }
         let mut told = told_already(before, &write.base).to_vec();
         match &result {
             Ok(()) => {

@@ -156,13 +156,21 @@ impl Program {
 /// # Errors
 /// When the answer is not 200; with the answer.
 pub fn healthy(port: u16, path: &str) -> Result<()> {
+    get(port, path).map(drop)
+}
+
+/// A GET of a program on this machine; the body.
+///
+/// # Errors
+/// When the answer is not 200; with the answer.
+pub fn get(port: u16, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     ensure!(answer.split(' ').nth(1) == Some("200"), "{answer}");
-    Ok(())
+    Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
 }
 
 impl Cluster {

@@ -5,6 +5,7 @@ mod accounts;
 mod definitions;
 mod docs;
 mod helm;
+mod monitoring;
 mod names;
 mod objects;
 mod pods;

@@ -20,6 +20,11 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("agent: {seLinuxOptions: {kind: x}}", "/agent/seLinuxOptions", "'kind' not allowed"),
     ("agent: {tolerations: [{kez: x}]}", "/agent/tolerations/0", "'kez' not allowed"),
     ("imagePullSecrets: [{name: a, key: b}]", "/imagePullSecrets/0", "'key' not allowed"),
+    ("metrics: {port: 1}", "/metrics", "'port' not allowed"),
+    ("metrics: {podMonitor: {path: x}}", "/metrics/podMonitor", "'path' not allowed"),
+    // What goes together.
+    ("metrics: {podMonitor: {enabled: true}}", "/metrics/enabled", "must be true"),
+    ("metrics: {rules: {enabled: true}}", "/metrics/enabled", "must be true"),
     // Kinds of values.
     ("operator: {replicas: two}", "/operator/replicas", "want integer"),
     ("operator: {replicas: 1.5}", "/operator/replicas", "want integer"),
@@ -65,6 +70,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("operator: {tolerations: [{operator: Has}]}", "/operator/tolerations/0/operator", "'Exists'"),
     // Forms.
     ("logLevel: loud", "/logLevel", "'loud'"),
+    ("metrics: {podMonitor: {interval: soon}}", "/metrics/podMonitor/interval", "'soon'"),
     ("logLevel: \"info,kube\"", "/logLevel", "'info,kube'"),
     ("image: {operator: {repository: \"\"}}", "/image/operator/repository", "pattern"),
     ("image: {operator: {repository: \"a/b:1\"}}", "/image/operator/repository", "'a/b:1'"),

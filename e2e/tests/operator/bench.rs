@@ -14,6 +14,8 @@ use crate::SOON;
 
 /// Label of the pods that stand for agents where a test wants some.
 pub(crate) const AGENT: &str = "dmvpn.test/agent";
+/// Where the first operator's metrics are, the second's behind it.
+pub(crate) const METRICS: u16 = 9080;
 const ACCOUNT: &str = "system:serviceaccount:dmvpn-system:dmvpn-operator";
 
 /// A cluster with the release in it. Its own pods are run by nobody: operators run here, in their names.
@@ -27,7 +29,7 @@ pub(crate) struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     pub(crate) fn new(cluster: &'a Cluster) -> Result<Self> {
-        cluster.install_chart(&["--set", "operator.replicas=2"])?;
+        cluster.install_chart(&["--set", "operator.replicas=2,metrics.enabled=true"])?;
         cluster.register_node("hub", &[("dmvpn.io/hub", "hub1")])?;
         for node in ["branch-a", "branch-b"] {
             cluster.register_node(node, &[])?;
@@ -48,6 +50,7 @@ impl<'a> Bench<'a> {
         let process = Program::of(self.cluster, &format!("operator-{number}"), &self.deployment, &token)?
             .change("--secrets-listen", &format!("127.0.0.1:{}", 8443 + number))?
             .change("--health-listen", &format!("127.0.0.1:{}", 8081 + number))?
+            .change("--metrics-listen", &format!("127.0.0.1:{}", METRICS + number))?
             .change("--agent-selector", selector)?
             .env("POD_NAME", pod)
             .env("RUST_LOG", "info,operator=debug")

@@ -11,6 +11,7 @@ mod basics;
 mod bench;
 mod drain;
 mod endings;
+mod metrics;
 mod replicas;
 mod rollout;
 mod secrets;
@@ -31,6 +32,7 @@ fn users_apply_and_are_told() {
                 ("quickstart", basics::endpoints_follow),
                 ("conditions", basics::conditions_follow_the_agents),
                 ("events", basics::transitions_are_told_once),
+                ("metrics", metrics::tell_what_the_api_says),
                 ("steady", basics::nothing_is_written_where_nothing_changes),
                 ("rollout", rollout::goes_node_by_node_and_stops_where_it_does_harm),
                 ("refused", bad::a_refused_spoke_stops_nobody),
