@@ -99,8 +99,36 @@ pub(crate) fn the_policy_holds_whatever_rbac_allows(cluster: &Cluster) -> Result
     }
     let reply = status_as(cluster, &agent, "west-1")?;
     ensure!(reply.status != 0, "an agent with all rights writes for another node");
+    every_other_verb_is_denied(cluster, &agent)?;
     cluster.kubectl(&["delete", "clusterrolebinding", "too-much"])?;
     let after = generations(cluster)?;
     ensure!(before == after, "before: {before}\nafter: {after}");
     Ok(())
+}
+
+/// With all rights of RBAC, the token of east-1 changes nothing of west-1's, by whatever verb.
+fn every_other_verb_is_denied(cluster: &Cluster, agent: &Who) -> Result<()> {
+    const FOREIGN: &str = "branches-west-1";
+    let state = r#"{"status":{"state":"Up"}}"#;
+    let path = r#"[{"op":"add","path":"/status/state","value":"Up"}]"#;
+    let mut whole = cluster.kubectl_json(&["get", "dep", FOREIGN])?;
+    whole["status"]["state"] = json!("Up");
+    let of_all = "/apis/dmvpn.io/v1alpha1/dmvpnendpoints";
+    let one = format!("{of_all}/{FOREIGN}");
+    let status = ["patch", "dep", FOREIGN, "--subresource=status"];
+    let denied: [(&str, Vec<&str>, String); 6] = [
+        ("merge patch", [&status[..], &["--type=merge", "-p", state]].concat(), String::new()),
+        ("JSON patch", [&status[..], &["--type=json", "-p", path]].concat(), String::new()),
+        ("update", vec!["replace", "--subresource=status", "-f", "-"], whole.to_string()),
+        ("update of the spec", vec!["replace", "-f", "-"], whole.to_string()),
+        ("delete", vec!["delete", "--raw", &one], String::new()),
+        ("deletecollection", vec!["delete", "--raw", of_all], String::new()),
+    ];
+    for (verb, words, input) in denied {
+        let reply = kubectl_as(cluster, agent, &words, &input)?;
+        let said = reply.stderr.contains("may not write for node 'west-1'")
+            || reply.stderr.contains("may write nothing of dmvpn.io");
+        ensure!(reply.status != 0 && said, "{verb}: {reply:?}");
+    }
+    cluster.kubectl(&["get", "dep", FOREIGN]).map(drop)
 }

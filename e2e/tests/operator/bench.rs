@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use e2e::cluster::product::{NAMESPACE, healthy};
 use e2e::cluster::{Program, Write};
+use e2e::guest::processes;
 use e2e::lab::Process;
 use e2e::{Cluster, wait};
 use serde_json::{Value, json};
@@ -63,6 +64,13 @@ impl<'a> Bench<'a> {
     pub(crate) fn end<T>(&self, number: usize, end: impl FnOnce(&mut Process) -> Result<T>) -> Result<T> {
         let process = self.running.borrow_mut()[number].take();
         end(&mut process.context("it runs")?)
+    }
+
+    /// Sends operator 0 or 1 a signal.
+    pub(crate) fn signal(&self, number: usize, signal: &str) -> Result<()> {
+        let running = self.running.borrow();
+        processes::signal(running[number].as_ref().context("it runs")?.pid(), signal);
+        Ok(())
     }
 
     /// Starts `dmvpn-operator drain` as the hook of the release does, with a token of no pod.

@@ -76,6 +76,7 @@ fn operators_take_turns_hand_out_secrets_and_drain() {
                 ("secrets", secrets::are_handed_to_agents_only),
                 ("SIGTERM", replicas::a_farewell_hands_over_at_once),
                 ("kill -9", replicas::a_crash_hands_over_in_time),
+                ("frozen", replicas::a_frozen_leader_writes_nothing_when_it_goes_on),
                 ("failed drain", drain::a_drain_in_vain_names_who_is_left),
                 ("drain", drain::takes_everything_away),
                 ("never both", replicas::never_two_at_a_time),
