@@ -206,6 +206,14 @@ impl Store {
             return;
         }
         let held = self.held.entry(name).or_default();
+        let older = |known: &Latest| {
+            Some(&known.uid) == object.metadata.uid.as_ref()
+                && object.metadata.generation < Some(known.generation)
+        };
+        if held.latest.as_ref().is_some_and(older) {
+            // From an API server that lags behind the one before: what is newer follows by the watch.
+            return;
+        }
         // Of a version that cannot be decoded the wish to be rid of the tunnel is heard all the same.
         let spec = spec.or_else(|error| {
             let absent = object.data.pointer("/spec/desired").and_then(|d| d.as_str()) == Some("Absent");

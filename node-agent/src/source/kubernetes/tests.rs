@@ -99,6 +99,20 @@ fn strings(list: &[&str]) -> Vec<String> {
 }
 
 #[test]
+fn a_list_of_before_takes_nothing_back() {
+    let mut store = Store::new("west-1", None);
+    let old = endpoint("a", "branches");
+    list(&mut store, &[with(old.clone(), 3, &[("/spec/tunnel/mtu", json!(1300))])]);
+    // Another API server that lags behind.
+    list(&mut store, std::slice::from_ref(&old));
+    assert_eq!(summary(&store.desired()), (one("branches", 3, ""), vec![], vec![]));
+    assert_eq!(store.desired().endpoints[0].spec.tunnel.mtu, 1300);
+    // Made anew it counts, whatever its generation.
+    list(&mut store, &[with(old, 1, &[("/metadata/uid", json!("another"))])]);
+    assert_eq!(summary(&store.desired()), (one("branches", 1, ""), vec![], vec![]));
+}
+
+#[test]
 fn only_absent_takes_a_tunnel_away() {
     let mut store = Store::new("west-1", None);
     assert!(!store.ready() && store.desired().keep_unnamed && store.kept().is_none());

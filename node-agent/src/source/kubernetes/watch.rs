@@ -23,7 +23,10 @@ pub type Word = Result<Event<DynamicObject>, String>;
 /// Watches the endpoints of `node`.
 pub(super) fn start(client: Client, node: &str) -> mpsc::Receiver<Word> {
     let api = Api::<DynamicObject>::all_with(client, &ApiResource::erase::<DmvpnEndpoint>(&()));
-    let config = watcher::Config::default().fields(&format!("spec.nodeName={node}")).timeout(WATCH_SECONDS);
+    // Lists come from the API server's memory: read from its store, each would cost all endpoints of the cluster, and after
+    // an outage every agent lists. What is a moment old there, the store of endpoints leaves aside.
+    let config = watcher::Config::default().any_semantic();
+    let config = config.fields(&format!("spec.nodeName={node}")).timeout(WATCH_SECONDS);
     let (to_source, words) = mpsc::channel(256);
     tokio::spawn(async move {
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
