@@ -48,9 +48,11 @@ pub struct Ruleset {
     pub interface: String,
     /// The tunnel link is in a VRF: what came in by it seems to have come in by that.
     pub vrf: bool,
-    /// NFLOG group that gets the first packet of each pair of addresses that came in and leaves by the
-    /// tunnel, and then at most one in 2 s.
+    /// NFLOG group that gets the first packet of each pair of addresses that came in by the tunnel and leaves by it or by
+    /// one of `beside`, and then at most one in 2 s.
     pub redirect_group: Option<u16>,
+    /// Names of other tunnel links of the same NHRP network.
+    pub beside: BTreeSet<String>,
     /// Largest TCP segment (IPv4, IPv6) in bytes for connections through the tunnel, both ways; it is only
     /// lowered.
     pub mss_clamp: Option<(u16, u16)>,
@@ -136,7 +138,9 @@ pub fn table(network: &str) -> String {
 /// The text that puts the network's table in place of an older one, or anew, in one transaction.
 pub fn render(rules: &Ruleset) -> String {
     let table = table(&rules.network);
-    let link: String = rules.interface.chars().map(|c| if names::is_plain(c) { c } else { '_' }).collect();
+    let plain =
+        |name: &str| -> String { name.chars().map(|c| if names::is_plain(c) { c } else { '_' }).collect() };
+    let link = plain(&rules.interface);
     // Of a link in a VRF the kernel knows in the forward hook only as the "slave" what it was.
     let came_by = if rules.vrf { "meta sdifname" } else { "iifname" };
     // Adding first makes the deletion succeed where there is no table yet.
@@ -165,10 +169,13 @@ pub fn render(rules: &Ruleset) -> String {
     }
     if let Some(group) = rules.redirect_group {
         chain(out, "hairpin", "forward priority filter");
+        let beside = rules.beside.iter().map(|name| format!(", \"{}\"", plain(name))).collect::<String>();
+        let leaves =
+            if beside.is_empty() { format!("\"{link}\"") } else { format!("{{ \"{link}\"{beside} }}") };
         for (ip, set) in [("ip", "redirect4"), ("ip6", "redirect6")] {
             let _ = writeln!(
                 out,
-                "\t\t{came_by} \"{link}\" oifname \"{link}\" update @{set} {{ {ip} saddr . {ip} daddr \
+                "\t\t{came_by} \"{link}\" oifname {leaves} update @{set} {{ {ip} saddr . {ip} daddr \
                  limit rate 30/minute burst 1 packets }} log group {group} snaplen {} queue-threshold 1",
                 crate::nflog::HEADERS
             );
@@ -441,6 +448,7 @@ mod tests {
             interface: "dmvpn-1".into(),
             vrf: false,
             redirect_group: Some(214),
+            beside: BTreeSet::new(),
             mss_clamp: Some((1360, 1340)),
             track_use: Some(Use::Destinations),
             multicast: Some(Capture {
@@ -544,6 +552,18 @@ table inet dmvpn_branches {
     #[test]
     fn full_ruleset() {
         assert_eq!(render(&full()), FULL);
+    }
+
+    #[test]
+    fn what_leaves_by_a_link_beside_is_captured_too() {
+        let text = render(&Ruleset { beside: ["dmvpn-2".to_owned()].into(), ..full() });
+        for ip in ["ip", "ip6"] {
+            let rule = format!(
+                "iifname \"dmvpn-1\" oifname {{ \"dmvpn-1\", \"dmvpn-2\" }} update @redirect{} {{ {ip} saddr",
+                if ip == "ip" { 4 } else { 6 }
+            );
+            assert!(text.contains(&rule), "{text}");
+        }
     }
 
     #[test]

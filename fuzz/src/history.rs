@@ -129,6 +129,7 @@ fn config(who: u8) -> Config {
         child_hubs: Vec::new(),
         advertise: Vec::new(),
         beside: Vec::new(),
+        across: Vec::new(),
         registration_interval: None,
         unique: bit(4),
         uniqueness: match who >> 5 & 3 {

@@ -35,6 +35,7 @@ fn config() -> Config {
         child_hubs: Vec::new(),
         advertise: Vec::new(),
         beside: Vec::new(),
+        across: Vec::new(),
         registration_interval: None,
         unique: false,
         uniqueness: Uniqueness::Identity,

@@ -86,6 +86,7 @@ fn configuration() -> Config {
         hub_list: Vec::new(),
         advertise: Vec::new(),
         beside: Vec::new(),
+        across: Vec::new(),
         child_hubs: Vec::new(),
         pool: None,
         own_groups: Vec::new(),

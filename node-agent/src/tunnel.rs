@@ -128,6 +128,10 @@ pub struct Tunnel {
     pub sas: Arc<SaState>,
     /// What the hub's other tunnels of the same networkId lead to.
     pub beside: Vec<IpNet>,
+    /// What of that lies at tunnels whose spokes its own can reach straight.
+    pub across: Vec<IpNet>,
+    /// Packets for those tunnels.
+    pub crossing: Vec<nhrp::Across>,
     /// A hub told which hubs there are: their addresses are to be looked at.
     pub told: bool,
     /// The line went down or came up: its routes follow.
@@ -186,6 +190,8 @@ impl Tunnel {
             guarded: Guarded::default(),
             sas: Arc::new(SaState::unknown()),
             beside: Vec::new(),
+            across: Vec::new(),
+            crossing: Vec::new(),
             told: false,
             turned: false,
             deserted: false,
@@ -286,6 +292,7 @@ impl Tunnel {
             mtu: u16::try_from(wanted.link.mtu).ok(),
             names: names.clone(),
             beside: self.beside.clone(),
+            across: self.across.clone(),
             passwords: self.passwords.clone(),
         };
         let config = plan::nhrp_config(&self.spec, &facts);
@@ -368,13 +375,17 @@ impl Tunnel {
         news
     }
 
-    /// Routes lead into the tunnel while its line is up: the other end answers, and where a spoke's line follows the hubs
-    /// (`interfaceState: FollowNHS`) one of them does.
+    /// Routes lead into the tunnel while its line is up: the underlay's interface is, the other end answers, and where a
+    /// spoke's line follows the hubs (`interfaceState: FollowNHS`) one of them does.
     fn turn_line(&mut self) {
         let follows = self.spec.tunnel.interface_state == InterfaceState::FollowNHS;
         let deserted = follows && self.spec.role == Role::Spoke && self.deserted;
         let homeless = self.wanted.as_ref().is_some_and(Wanted::is_homeless);
-        let dead = deserted || homeless || self.ground.unanswered.is_some();
+        // What it would send goes nowhere: another network's routes may take over at once.
+        let down = self.ground.trouble.as_ref().is_some_and(|it| {
+            matches!(it.reason, Reason::InterfaceDown | Reason::InterfaceNoCarrier | Reason::InterfaceMissing)
+        });
+        let dead = deserted || homeless || down || self.ground.unanswered.is_some();
         if let Some(wanted) = &mut self.wanted {
             self.turned |= wanted.dead != dead;
             wanted.dead = dead;
@@ -415,6 +426,7 @@ impl Tunnel {
             match output {
                 Output::Send { to, bytes, .. } => drained.packets.push((to, bytes)),
                 Output::QueryUse { prefix } => drained.queries.push(prefix),
+                Output::Across(across) => self.crossing.push(across),
                 Output::Withdrawn => self.withdrawn = true,
                 Output::Event(event) => {
                     hubs_changed |= matches!(event, Event::NhsUp { .. } | Event::NhsChosen { .. });

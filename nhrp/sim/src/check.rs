@@ -258,6 +258,8 @@ impl World {
             Output::AssignAddress { address, .. } | Output::ReleaseAddress { address, .. } => {
                 wrong = Some(format!("{index} is assigned {address}, which it did not ask for"));
             }
+            // Nobody here has another link.
+            Output::Across(_) => wrong = Some(format!("{index} hands a packet to another link")),
             Output::Send { .. } | Output::QueryUse { .. } | Output::Withdrawn | Output::Event(_) => {}
         }
         match wrong {

@@ -237,6 +237,7 @@ impl Plan {
             subnets: Vec::new(),
             advertise: Vec::new(),
             beside: Vec::new(),
+            across: Vec::new(),
             nhs: (0..self.hubs).map(hub).collect(),
             child_hubs: Vec::new(),
             statics: Vec::new(),

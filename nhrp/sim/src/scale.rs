@@ -64,6 +64,7 @@ fn config(n: u32, hub: Option<u32>, lans: Vec<IpNet>) -> Config {
         subnets: lans,
         advertise: Vec::new(),
         beside: Vec::new(),
+        across: Vec::new(),
         nhs: nhs.into_iter().collect(),
         child_hubs: Vec::new(),
         statics: Vec::new(),

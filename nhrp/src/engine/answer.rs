@@ -39,6 +39,7 @@ impl Engine {
         };
         let asked = shortcut.asked;
         let (nhs, limit) = (shortcut.nhs, shortcut.limit);
+        let named = (shortcut.named, shortcut.via);
         let Some(cie) = received.packet.cies().next() else {
             return self.drop(now, DropReason::Malformed, Some(from));
         };
@@ -59,7 +60,9 @@ impl Engine {
         let (Some(via), Some(nbma)) = (cie.proto, cie.nbma) else {
             return self.negative(now, key, "the answer names no egress".into());
         };
-        let in_overlay = self.config.overlay.iter().any(|net| net.contains(&via));
+        // One of another overlay is believed to be it if the NHS named it, with its redirect.
+        let in_overlay = self.config.overlay.iter().any(|net| net.contains(&via))
+            || self.may_be_member(via) && (named.0 == Some(via) || named.1 == Some(via));
         let natted = public.filter(|public| *public != nbma && self.enforced(Rule::NattedEgress));
         // Without IPsec nothing opens the egress's NAT for us. An answer that came straight has opened it, but only
         // for as long as the NAT remembers; one by way of the NHS has not, so that a trial shows what anybody meets.

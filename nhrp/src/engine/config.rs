@@ -40,6 +40,9 @@ pub struct Config {
     /// What this node reaches by its other tunnels of the same networkId on which it is a hub: their overlays, and what
     /// is registered there. Told to clients, and answered for as `subnets` are, but what a client registers goes first.
     pub beside: Vec<IpNet>,
+    /// Those of `beside` that lead to tunnels with the same key: their spokes and ours can talk straight, so requests are
+    /// handed over ([`super::Output::Across`]).
+    pub across: Vec<IpNet>,
     /// Summaries and default routes that a hub tells in place of what lies inside them.
     pub advertise: Vec<IpNet>,
     /// Hubs this node registers with.

@@ -37,6 +37,26 @@ pub struct Origin {
     pub nbma: IpAddr,
 }
 
+/// A client of a hub that a packet goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Onward {
+    /// Its overlay address.
+    pub overlay: IpAddr,
+    /// Where it is.
+    pub nbma: IpAddr,
+    /// The prefix that leads there.
+    pub prefix: IpNet,
+}
+
+/// A packet on its way from one tunnel of a networkId to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Across {
+    /// The packet, as the first tunnel passes it on.
+    pub bytes: Vec<u8>,
+    /// A request as it was received, and from where: the first tunnel answers it if no other one takes it.
+    pub received: Option<(IpAddr, Vec<u8>)>,
+}
+
 /// What the shell tells the engine, besides packets and time.
 #[derive(Clone, Debug)]
 pub enum Input {
@@ -57,6 +77,18 @@ pub enum Input {
         /// The packet, its first 128 bytes at least.
         packet: Vec<u8>,
     },
+    /// A data packet came in by the tunnel of this network and left by another one of the same networkId: its first
+    /// bytes, from the inner IP header on, and where that one's engine says that it goes ([`super::Engine::onward`]).
+    Crossing {
+        /// The tunnel interface that it came in by.
+        link: LinkId,
+        /// The packet, its first 128 bytes at least.
+        packet: Vec<u8>,
+        /// Where it goes.
+        onward: Onward,
+    },
+    /// Nobody took what [`Output::Across`] held: the same.
+    Stranded(Across),
     /// The kernel asked for an unresolved overlay next hop (`RTM_GETNEIGH`).
     ResolveNeeded {
         /// The tunnel interface.
@@ -112,6 +144,9 @@ pub enum Output {
         /// Underlay address.
         nbma: IpAddr,
     },
+    /// Hand this to the engine of another tunnel of the same networkId ([`super::Engine::take_across`]); if none takes
+    /// it, it comes back ([`Input::Stranded`]).
+    Across(Across),
     /// Take that neighbour away.
     RemoveNeighbour {
         /// The tunnel interface.

@@ -10,12 +10,13 @@
 //! - `resolve`: requests and replies that we answer or pass on; `shortcut`: our own requests and their routes;
 //!   `answer`: what of the answers is believed; `path`: whether the egress is reached; `glean`: what the kernel asks
 //!   for (Phase 2)
-//! - `hierarchy`: hubs above and below, next hops
+//! - `hierarchy`: hubs above and below, next hops; `across`: other tunnels of the same networkId
 //! - `redirect`: hairpins → Traffic Indications; `purge`; `fault`: Error Indications
 //!
 //! What all of them work on: `bindings` (overlay host → NBMA) and `routes` (prefix → overlay host). `configure` works
 //! out what a changed configuration changes, `resume` makes and reads snapshots.
 
+mod across;
 mod announce;
 mod answer;
 mod assign;
@@ -68,8 +69,9 @@ pub use config::{
 };
 pub use counters::{ByType, Counters, DropReason};
 pub use event::Event;
-pub use io::{Input, LinkId, Origin, Output, RouteKind, Time};
+pub use io::{Across, Input, LinkId, Onward, Origin, Output, RouteKind, Time};
 pub use multicast::Multicast;
+pub use redirect::inner_addresses;
 pub use rules::Rule;
 pub use snapshot::{
     AnnouncedState, BindingState, HubListState, LeaseState, NhsPhase, NhsState, RequesterState,
@@ -189,6 +191,10 @@ impl Engine {
         if from.link != self.config.link {
             return self.drop(now, DropReason::WrongLink, Some(from.nbma));
         }
+        if from.nbma == across::BESIDE {
+            // That address is ours, and no packet's.
+            return self.drop(now, DropReason::WrongSender, Some(from.nbma));
+        }
         let packet = match Packet::parse(bytes) {
             Ok(packet) => packet,
             Err(error) => return self.drop(now, decode_reason(error), Some(from.nbma)),
@@ -218,10 +224,17 @@ impl Engine {
             Input::Configure(config) => self.configure(now, *config),
             Input::Nbma { link, nbma } if link == self.config.link => self.nbma_changed(now, nbma),
             Input::Hairpin { link, packet } if link == self.config.link => self.hairpin(now, &packet),
+            Input::Crossing { link, packet, onward } if link == self.config.link => {
+                self.crossing(now, &packet, onward);
+            }
+            Input::Stranded(across) => self.stranded(now, &across),
             Input::ResolveNeeded { link, overlay } if link == self.config.link => {
                 self.resolve_needed(now, overlay);
             }
-            Input::Nbma { .. } | Input::Hairpin { .. } | Input::ResolveNeeded { .. } => {
+            Input::Nbma { .. }
+            | Input::Hairpin { .. }
+            | Input::Crossing { .. }
+            | Input::ResolveNeeded { .. } => {
                 self.drop(now, DropReason::WrongLink, None);
             }
             Input::Use { prefix, used } => self.shortcut_use(now, prefix, used),
@@ -467,6 +480,17 @@ impl Engine {
         let host = matches!(self.bindings.get(&address), Some(binding) if binding.source != Source::Local);
         let spoke = self.prefixes.longest(address).map(|(prefix, _)| prefix.prefix_len());
         !host && ((own.is_some() && own >= spoke) || (beside.is_some() && beside > spoke))
+    }
+
+    /// Whether an overlay address may be a member's: it lies in the overlay, or is routed by an NHS of ours, which tells
+    /// the overlays beside its own.
+    fn may_be_member(&self, overlay: IpAddr) -> bool {
+        let told = || {
+            self.announced
+                .longest(overlay)
+                .is_some_and(|(prefix, it)| !self.is_gathering(prefix) && it.via.is_some())
+        };
+        self.config.overlay.iter().any(|net| net.contains(&overlay)) || !self.config.server && told()
     }
 
     /// Whether `nbma` is where one of our NHSs is.

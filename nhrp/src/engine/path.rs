@@ -137,7 +137,7 @@ impl Engine {
     pub(crate) fn egress_hinted(&mut self, now: Time, received: &Received<'_>) {
         let hint = received.packet.extension(ext::EGRESS).and_then(|it| it.cies().ok()?.next());
         let Some((via, nbma)) = hint.and_then(|cie| Some((cie.proto?, cie.nbma?))) else { return };
-        let in_overlay = self.config.overlay.iter().any(|net| net.contains(&via));
+        let in_overlay = self.may_be_member(via);
         let bound = self.bindings.get(&via).is_some_and(|binding| binding.source < Source::Resolved);
         let Some(local) = self.local_like(via).filter(|_| in_overlay && !bound) else { return };
         // Behind NAT the question itself would open the NAT for the egress, as long as the NAT pleases.

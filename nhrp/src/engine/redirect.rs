@@ -40,7 +40,7 @@ impl Engine {
     }
 
     /// Tells the client by which `packet` came (of `src` and `dst`) that there is a shorter way. A hub passes it on.
-    fn indicate(
+    pub(crate) fn indicate(
         &mut self,
         now: Time,
         packet: &[u8],
@@ -92,7 +92,7 @@ impl Engine {
 }
 
 /// Source and destination of an IP packet of which the start is there.
-pub(crate) fn inner_addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
+pub fn inner_addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
     match packet.first()? >> 4 {
         4 => {
             let src: [u8; 4] = packet.get(12..16)?.try_into().ok()?;

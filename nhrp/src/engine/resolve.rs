@@ -4,9 +4,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::across::BESIDE;
 use super::bindings::Binding;
 use super::config::Phase;
 use super::hierarchy::NextHop;
+use super::io::Across;
 use super::requesters::Requester;
 use super::snapshot::Source;
 use super::{DropReason, Engine, Received, Rule, Time};
@@ -24,7 +26,7 @@ impl Engine {
         if self.withdrawing {
             return self.drop(now, DropReason::Withdrawing, Some(received.from));
         }
-        if !self.config.overlay.iter().any(|net| net.contains(&header.src_proto)) {
+        if !self.may_be_member(header.src_proto) {
             return self.drop(now, DropReason::Forbidden, Some(received.from));
         }
         if self.is_local(header.src_proto) && self.enforced(Rule::Loop) {
@@ -38,6 +40,9 @@ impl Engine {
         if self.recorded(received, ext::FORWARD_RECORD) && self.enforced(Rule::Loop) {
             self.drop(now, DropReason::Loop, Some(received.from));
             return self.send_error(now, received.from, received.packet, ErrorCode::Loop);
+        }
+        if self.lies_across(header.dst_proto) {
+            return self.request_across(now, received);
         }
         if self.is_ours(header.dst_proto) {
             return self.answer(now, received);
@@ -58,7 +63,7 @@ impl Engine {
     }
 
     /// We are the egress: the answer goes straight to the requester.
-    fn answer(&mut self, now: Time, received: &Received<'_>) {
+    pub(crate) fn answer(&mut self, now: Time, received: &Received<'_>) {
         let header = *received.header();
         if self.has_unknown_compulsory(received) {
             self.drop(now, DropReason::UnknownExtension, Some(received.from));
@@ -214,7 +219,9 @@ impl Engine {
         registrations.filter(|it| it.local == local).find_map(|it| it.public)
     }
 
-    fn pass_request(&mut self, now: Time, received: &Received<'_>) {
+    /// Whether the requester may ask by us: a client, or one whose request a hub passed on. The inner answer is where a
+    /// client is, as we see it.
+    pub(crate) fn admits_requester(&mut self, now: Time, received: &Received<'_>) -> Option<Option<IpAddr>> {
         let header = *received.header();
         let from = received.from;
         let requester_bound =
@@ -224,16 +231,25 @@ impl Engine {
             last.and_then(|hub| self.bindings.get(&hub)).is_some_and(|it| it.nbma == from)
         };
         if !known && self.enforced(Rule::RequesterKnown) {
-            return self.drop(now, DropReason::Forbidden, Some(from));
+            self.drop(now, DropReason::Forbidden, Some(from));
+            return None;
         }
         // The answer goes where the header says, or the NAT extension: of one who is registered here we know better,
         // whoever passed the request on.
         let bound = requester_bound.map(|it| (it.nbma, it.claimed()));
-        let client = bound.filter(|(nbma, _)| *nbma == from);
+        let client = bound.map(|(nbma, _)| nbma).filter(|nbma| *nbma == from);
         let honest = |(nbma, claimed)| header.src_nbma == nbma || Some(header.src_nbma) == claimed;
         if bound.is_some_and(|bound| !honest(bound)) && self.enforced(Rule::RequesterKnown) {
-            return self.drop(now, DropReason::Forbidden, Some(from));
+            self.drop(now, DropReason::Forbidden, Some(from));
+            return None;
         }
+        Some(client)
+    }
+
+    fn pass_request(&mut self, now: Time, received: &Received<'_>) {
+        let Some(client) = self.admits_requester(now, received) else { return };
+        let header = *received.header();
+        let from = received.from;
         if let Some(binding) = self.known_host(now, &header) {
             return self.answer_for(now, received, &binding);
         }
@@ -245,7 +261,7 @@ impl Engine {
             self.drop(now, DropReason::HopCount, Some(from));
             return self.send_error(now, from, received.packet, ErrorCode::HopCountExceeded);
         }
-        let seen = client.map(|(nbma, _)| nat_cie(nbma, header.src_proto));
+        let seen = client.map(|nbma| nat_cie(nbma, header.src_proto));
         let bytes = self.passed(received, ext::FORWARD_RECORD, seen, Some(header.src_nbma));
         let bounded = self.enforced(Rule::TableBounds);
         self.forwarded.insert(now, (header.src_proto, header.request_id), next.nbma, from, bounded);
@@ -311,7 +327,7 @@ impl Engine {
 
     /// The packet as we pass it on: one hop less, ourselves in the record, the password ours. The NAT extension says
     /// where the client is `seen`, if that is not where it is `claimed` to be or the extension says something else.
-    fn passed(
+    pub(crate) fn passed(
         &self,
         received: &Received<'_>,
         record: u16,
@@ -356,11 +372,14 @@ impl Engine {
     /// Sends a packet of somebody else.
     pub(crate) fn pass_on(&mut self, packet_type: PacketType, to: IpAddr, bytes: Vec<u8>) {
         self.counters.forwarded.count(packet_type);
+        if to == BESIDE {
+            return self.outputs.push_back(super::Output::Across(Across { bytes, received: None }));
+        }
         self.outputs.push_back(super::Output::Send { link: self.config.link, to, bytes });
     }
 
     /// Whether one of our own addresses stands in a record.
-    fn recorded(&self, received: &Received<'_>, record: u16) -> bool {
+    pub(crate) fn recorded(&self, received: &Received<'_>, record: u16) -> bool {
         records(received, record).any(|cie| cie.proto.is_some_and(|proto| self.is_local(proto)))
     }
 }
@@ -371,7 +390,7 @@ fn records<'a>(received: &Received<'a>, record: u16) -> impl Iterator<Item = Cie
     extension.and_then(|extension| extension.cies().ok()).into_iter().flatten()
 }
 
-fn nat_cie(nbma: IpAddr, proto: IpAddr) -> Cie {
+pub(crate) fn nat_cie(nbma: IpAddr, proto: IpAddr) -> Cie {
     let prefix_len = if proto.is_ipv4() { 32 } else { 128 };
     Cie { prefix_len, nbma: Some(nbma), proto: Some(proto), ..Cie::default() }
 }

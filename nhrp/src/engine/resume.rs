@@ -208,7 +208,8 @@ impl Engine {
         let inside = self.config.overlay.iter().any(|net| net.contains(&overlay));
         match state.source {
             Source::Registered if self.config.server && inside && left > 0 => {}
-            Source::Resolved if inside && left > 0 => {}
+            // Of an overlay beside ours, maybe: an egress that no shortcut leads to goes again.
+            Source::Resolved if left > 0 => {}
             Source::Local => {}
             // Configured still, and registered besides.
             Source::Static | Source::Nhs if state.extended && left > 0 => {

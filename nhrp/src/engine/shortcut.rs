@@ -50,6 +50,8 @@ pub(crate) struct Shortcut {
     ask: Option<Ask>,
     /// NBMA address of the NHS that is asked.
     pub(crate) nhs: IpAddr,
+    /// The egress that the NHS named with its redirect.
+    pub(crate) named: Option<IpAddr>,
     /// The prefix by which the NHS routes it, if that said so.
     pub(crate) limit: Option<IpNet>,
     /// The route by the hub that it bypasses.
@@ -109,6 +111,8 @@ impl Engine {
         let limit = reachable_list(received.packet).and_then(|chunk| chunk.prefixes.first().copied());
         if let Some(shortcut) = self.shortcuts.get_mut(IpNet::from(dst)) {
             shortcut.limit = shortcut.limit.or_else(|| limit.filter(|limit| limit.contains(&dst)));
+            let hint = received.packet.extension(ext::EGRESS).and_then(|it| it.cies().ok()?.next());
+            shortcut.named = hint.and_then(|cie| cie.proto);
         }
         let asking =
             self.shortcuts.get(IpNet::from(dst)).is_some_and(|it| it.made == now && it.ask.is_some());
@@ -146,6 +150,7 @@ impl Engine {
             query: None,
             ask: None,
             nhs,
+            named: None,
             limit: None,
             covering: None,
             interim: None,
@@ -243,6 +248,7 @@ impl Engine {
             ask: None,
             nhs: old.nhs,
             // What is believed once is believed again.
+            named: None,
             limit: Some(prefix),
             covering,
             interim: None,
@@ -354,6 +360,7 @@ impl Engine {
             query: None,
             ask: None,
             nhs,
+            named: None,
             limit: None,
             covering: None,
             interim,
@@ -512,6 +519,7 @@ impl Engine {
             query: Some(query),
             ask: None,
             nhs,
+            named: None,
             limit: Some(prefix),
             covering,
             interim: None,

@@ -71,6 +71,7 @@ pub fn spoke(n: u32, subnets: &[impl AsRef<str>]) -> Config {
         subnets: subnets.iter().map(|subnet| net(subnet.as_ref())).collect(),
         advertise: Vec::new(),
         beside: Vec::new(),
+        across: Vec::new(),
         nhs: vec![nhs(1)],
         child_hubs: Vec::new(),
         statics: Vec::new(),
@@ -138,6 +139,8 @@ enum Stuck {
 
 pub struct Net {
     pub nodes: Vec<Node>,
+    /// Nodes that are tunnels of one hub: each with the other one.
+    pub twins: BTreeMap<usize, usize>,
     pub now: Time,
     pub wire: Vec<Sent>,
     /// Keep the packets sent (scenarios with thousands of nodes do not).
@@ -166,6 +169,7 @@ impl Net {
     pub fn new(seed: u64) -> Self {
         Self {
             nodes: Vec::new(),
+            twins: BTreeMap::new(),
             now: Time(1_000_000),
             wire: Vec::new(),
             record: true,
@@ -402,6 +406,15 @@ impl Net {
                         Some(group) => drop(node.groups.insert(overlay, group)),
                         None => drop(node.groups.remove(&overlay)),
                     }
+                }
+                Output::Across(across) => {
+                    let (now, twin) = (self.now, self.twins[&index]);
+                    let taken = self.nodes[twin].engine.take_across(now, &across.bytes);
+                    self.drain(twin);
+                    if !taken {
+                        self.nodes[index].engine.handle_input(now, Input::Stranded(across));
+                    }
+                    continue;
                 }
                 Output::Withdrawn => node.withdrawn = true,
                 Output::Event(event) => {

@@ -370,6 +370,13 @@ impl Agent {
 
     /// Carries out what the engines want: kernel first (a peer that hears from us finds us ready), then packets.
     async fn flush(&mut self) {
+        self.flush_each().await;
+        if self.hand_over() {
+            self.flush_each().await;
+        }
+    }
+
+    async fn flush_each(&mut self) {
         let now = clock::now();
         let names: Vec<_> = self.tunnels.keys().cloned().collect();
         for network in names {
@@ -439,8 +446,9 @@ impl Agent {
 
     fn hairpin(&mut self, hairpin: Logged) {
         let now = clock::now();
-        // In by which it leaves, says the rule; in a VRF the kernel names that as the link it came in by.
         let Some(link) = hairpin.link_out else { return };
+        let Some(hairpin) = self.crosses(hairpin, now) else { return };
+        // In by which it leaves, says the rule; in a VRF the kernel names that as the link it came in by.
         let Some(tunnel) = self.tunnels.values_mut().find(|t| t.link != 0 && t.link == link) else { return };
         if let Some(engine) = &mut tunnel.engine {
             engine.handle_input(now, Input::Hairpin { link: LinkId(link), packet: hairpin.packet });

@@ -20,6 +20,8 @@ pub struct NhrpFacts {
     pub names: BTreeMap<String, Vec<IpAddr>>,
     /// What the node reaches by its other tunnels of the same networkId.
     pub beside: Vec<IpNet>,
+    /// What of that spokes can be reached straight in.
+    pub across: Vec<IpNet>,
     /// IP MTU of the link, where the endpoint leaves it to be worked out.
     pub mtu: Option<u16>,
     /// Passwords, in the order of the references.
@@ -77,6 +79,7 @@ pub fn nhrp_config(spec: &DmvpnEndpointSpec, facts: &NhrpFacts) -> nhrp::Config 
         subnets,
         advertise: prefixes(&spec.advertise),
         beside: facts.beside.clone(),
+        across: facts.across.clone(),
         nhs: nhs.collect(),
         fixed_hubs: spec.nhrp.fixed_hubs,
         names: facts

@@ -176,6 +176,7 @@ impl Wanted {
             vrf: false,
             redirect_group: (spec.role != Role::Spoke && spec.phase == Phase::Phase3)
                 .then_some(REDIRECT_GROUP),
+            beside: BTreeSet::new(),
             // IPv4 and TCP headers without options are 40 bytes, IPv6's 60 (RFC 6691).
             mss_clamp: clamp.then(|| (mtu.saturating_sub(40), mtu.saturating_sub(60))),
             track_use: match spec.phase {
