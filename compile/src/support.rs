@@ -111,11 +111,10 @@ const NETWORK: &[Row<DmvpnNetworkSpec>] = &[
         asked: |s| {
             let alone = protected(s)
                 || over_ipv6(s)
-                || s.tunnel.keepalive.is_some()
                 || s.nhrp.multicast.as_ref().is_some_and(|it| it.mode != MulticastMode::None);
             some("spec.tunnel.vrf", s.tunnel.vrf.as_ref().filter(|_| alone))
         },
-        instead: "with IPsec, an IPv6 underlay, keepalives or multicast remove it",
+        instead: "with IPsec, an IPv6 underlay or multicast remove it",
     },
     Row {
         asked: |s| {

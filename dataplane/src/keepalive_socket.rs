@@ -51,21 +51,25 @@ pub struct KeepaliveSocket {
 }
 
 impl KeepaliveSocket {
-    /// Opens them for the link with index `link`, whose underlay address is `local`.
+    /// Opens them for the link with index `link`, whose underlay address is `local`, in the VRF of that name: `None`, in
+    /// none.
     ///
     /// # Errors
     /// [`Error::Capability`] without CAP_NET_RAW; [`Error::Io`] if there is no such link.
-    pub fn open(link: u32, local: Ipv4Addr) -> Result<Self, Error> {
+    pub fn open(link: u32, local: Ipv4Addr, vrf: Option<&str>) -> Result<Self, Error> {
         let error = |e| Error::io("keepalive sockets", "CAP_NET_RAW", e);
         let packet = Packet::filtered(link, ETH_P_ALL, &filter()).map_err(error)?;
-        let underlay = Self::raw().map_err(error)?;
+        let underlay = Self::raw(vrf).map_err(error)?;
         Ok(Self { link, local, packet, underlay })
     }
 
-    fn raw() -> io::Result<AsyncFd<Socket>> {
+    fn raw(vrf: Option<&str>) -> io::Result<AsyncFd<Socket>> {
         // IPPROTO_RAW: what is sent has its IP header already, and nothing is received.
         let kind = Type::RAW.nonblocking().cloexec();
-        sys::watched(Socket::new(Domain::IPV4, kind, Some(Protocol::from(libc::IPPROTO_RAW)))?)
+        let socket = Socket::new(Domain::IPV4, kind, Some(Protocol::from(libc::IPPROTO_RAW)))?;
+        // What it sends is routed by that VRF's table.
+        socket.bind_device(vrf.map(str::as_bytes))?;
+        sys::watched(socket)
     }
 
     /// Waits until something comes in.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use e2e::lab::{Agent, Capture, Host, ping};
 use e2e::paths;
 use e2e::ring3::Needs;
@@ -318,5 +318,58 @@ fn an_overlay_in_one_and_its_underlay_in_another() {
         agent.remove("branch-a.yaml")?;
         agent.remove("network.yaml")?;
         wait::until(SOON, "all of it to go", || before.ensure_equal(&a.host.dump()?))
+    });
+}
+
+/// GRE keepalives of Phase 1 where inside and outside of both ends are in VRFs: sent by the VRF, and answered by it.
+#[test]
+fn keepalives_go_by_the_vrf_of_the_underlay() {
+    ring3_with(NEEDS, |lab| {
+        let scene = Scene::build(lab)?;
+        let (hub, a) = (scene.site("hub")?, scene.site("branch-a")?);
+        for (site, gateway) in [(hub, "192.0.2.1"), (a, "198.51.100.1")] {
+            site.host.ip_batch(&[
+                "link add red type vrf table 101".into(),
+                "link set red up".into(),
+                "link set lan0 master red".into(),
+                "link add isp type vrf table 110".into(),
+                "link set isp up".into(),
+                "link set wan0 master isp".into(),
+                format!("route replace default via {gateway} dev wan0 table 110"),
+            ])?;
+        }
+        let text = network("red", 100)
+            .replace("phase: Phase3", "phase: Phase1")
+            .replace("nbma: [{address: 192.0.2.2}]", "nbma: [{address: 192.0.2.2}], tunnelSource: {vrf: isp}")
+            .replace("vrf: red}", "vrf: red, keepalive: {periodSeconds: 1, retries: 2}}");
+        let files = |site: &Site, number| {
+            let own =
+                spoke("red", site, number).replace("  placement", "  tunnelSource: {vrf: isp}\n  placement");
+            BTreeMap::from([("red.yaml".to_owned(), text.clone()), ("own.yaml".to_owned(), own)])
+        };
+        let on_hub = Agent::start(&hub.host, &["dmvpn.io/hub=hub1"], &files(hub, 1))?;
+        let agent = Agent::start(&a.host, &[], &files(a, 11))?;
+        agent.wait_until_up("red", SOON)?;
+        let returned = |more: u64| {
+            wait::until(SOON, "keepalives to come back", || {
+                let seen = agent.tunnel("red")?.keepalive.context("no keepalives")?;
+                wait::ensure(seen.returned >= more, || format!("{seen:?}"))?;
+                Ok(seen.returned)
+            })
+        };
+        let so_far = returned(3)?;
+        let answered = on_hub.tunnel("red")?.keepalive.context("no keepalives")?.answered;
+        ensure!(answered >= 3, "the hub answered {answered}");
+        scene.isp.nft(
+            "table inet block { chain f { type filter hook forward priority 0; meta l4proto gre drop; }; }",
+        )?;
+        agent.wait_for_state("red", State::Intf, "KeepaliveLost", SOON)?;
+        scene.isp.nft("delete table inet block")?;
+        agent.wait_until_up("red", SOON)?;
+        returned(so_far + 3)?;
+        let (there, back) =
+            ping::both_ways((&a.lan, a.lan_host().into()), (&hub.lan, hub.lan_host().into()), 50, TEN_MS)?;
+        there.ensure_nothing_lost()?;
+        back.ensure_nothing_lost()
     });
 }

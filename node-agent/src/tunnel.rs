@@ -104,6 +104,8 @@ pub struct Tunnel {
     pub unshaped: Option<String>,
     /// After a failure: when that is tried again.
     reshape_at: Option<Time>,
+    /// How often in a row it failed.
+    refusals: u32,
     /// What is to be borne in mind of how it is configured; empty: nothing.
     pub remark: String,
     /// Something that a snapshot holds has changed since the last one.
@@ -178,6 +180,7 @@ impl Tunnel {
             classified: None,
             unshaped: None,
             reshape_at: None,
+            refusals: 0,
             remark: String::new(),
             dirty: false,
             stirred: false,
@@ -351,6 +354,7 @@ impl Tunnel {
                 local: v4(wanted.link.local)?,
                 remote: wanted.link.remote.and_then(v4),
                 key: wanted.link.key,
+                vrf: self.spec.tunnel.source.vrf.clone(),
                 settings: self.spec.tunnel.keepalive.clone(),
             })
         });
@@ -382,9 +386,11 @@ impl Tunnel {
         let deserted = follows && self.spec.role == Role::Spoke && self.deserted;
         let homeless = self.wanted.as_ref().is_some_and(Wanted::is_homeless);
         // What it would send goes nowhere: another network's routes may take over at once.
-        let down = self.ground.trouble.as_ref().is_some_and(|it| {
-            matches!(it.reason, Reason::InterfaceDown | Reason::InterfaceNoCarrier | Reason::InterfaceMissing)
-        });
+        let down = self
+            .ground
+            .trouble
+            .as_ref()
+            .is_some_and(|it| matches!(it.reason, Reason::InterfaceDown | Reason::InterfaceNoCarrier));
         let dead = deserted || homeless || down || self.ground.unanswered.is_some();
         if let Some(wanted) = &mut self.wanted {
             self.turned |= wanted.dead != dead;

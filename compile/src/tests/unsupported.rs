@@ -7,7 +7,7 @@ fn networks_that_ask_for_more_are_refused() {
     for (line, want) in [
         (
             "  tunnel: {vrf: red}\n  nhrp: {multicast: {mode: Dynamic}}",
-            "spec.tunnel.vrf: red is not supported by this version: with IPsec, an IPv6 underlay, keepalives or multicast",
+            "spec.tunnel.vrf: red is not supported by this version: with IPsec, an IPv6 underlay or multicast",
         ),
         ("  registration: {policy: AllowListed}", "spec.registration.policy: AllowListed"),
         ("  groups: [{name: g}]", "spec.groups: "),

@@ -234,10 +234,6 @@ pub(super) fn vrfs(spec: &DmvpnEndpointSpec, observed: &Observed) -> Result<Vrfs
     };
     match source {
         Some(_) if spec.ipsec.is_some() => return refused("a VRF of the underlay under IPsec", "remove it"),
-        // Their answers would leave by the main table.
-        Some(_) if spec.tunnel.keepalive.is_some() => {
-            return refused("a VRF of the underlay with tunnel.keepalive", "remove one of them");
-        }
         Some(_) if is6(spec.tunnel.underlay_family) => {
             return refused("a VRF of an IPv6 underlay", "use an IPv4 underlay, or remove it");
         }

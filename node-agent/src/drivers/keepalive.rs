@@ -28,6 +28,8 @@ pub struct Line {
     pub remote: Option<Ipv4Addr>,
     /// GRE key.
     pub key: Option<u32>,
+    /// The VRF of the underlay.
+    pub vrf: Option<String>,
     /// How the other end is watched, if it is.
     pub settings: Option<Settings>,
 }
@@ -46,7 +48,7 @@ impl KeepaliveDriver {
     /// # Errors
     /// When a socket cannot be opened (no CAP_NET_RAW, link gone).
     pub fn start(network: &str, line: Line, news: mpsc::Sender<String>) -> Result<Self, dataplane::Error> {
-        let socket = KeepaliveSocket::open(line.link, line.local)?;
+        let socket = KeepaliveSocket::open(line.link, line.local, line.vrf.as_deref())?;
         let tally = Arc::new(Mutex::new(Tally::default()));
         let watch = Watch {
             network: network.to_owned(),

@@ -5,8 +5,10 @@ use tracing::warn;
 
 use super::Tunnel;
 
-/// After a failure it is tried again this soon, in milliseconds.
+/// After a failure it is tried again this soon, in milliseconds, after each further one twice as late, …
 const RETRY_MS: u64 = 1_000;
+/// … but not later than this. What others change of the link is looked at whenever they do.
+const RETRY_MAX_MS: u64 = 60_000;
 
 impl Tunnel {
     /// Whether something has changed that its link may have to shape in another way for. After a failure all is looked at
@@ -25,7 +27,8 @@ impl Tunnel {
     /// refusal.
     pub fn shaping_tried(&mut self, refused: Option<String>, now: Time) -> bool {
         let news = refused.is_some() && refused != self.unshaped;
-        self.reshape_at = refused.as_ref().map(|_| now.after(RETRY_MS));
+        self.refusals = if refused.is_some() { self.refusals.saturating_add(1) } else { 0 };
+        self.reshape_at = refused.as_ref().map(|_| now.after(retry_ms(self.refusals)));
         self.unshaped = refused;
         news
     }
@@ -38,5 +41,21 @@ impl Tunnel {
         }
         let rest = self.wanted.as_ref().map(|wanted| wanted.shaping.remark()).unwrap_or_default();
         self.remark = [source, rest].into_iter().filter(|it| !it.is_empty()).collect::<Vec<_>>().join("; ");
+    }
+}
+
+/// How long after so many refusals in a row it is tried again.
+fn retry_ms(refusals: u32) -> u64 {
+    (RETRY_MS << refusals.saturating_sub(1).min(16)).min(RETRY_MAX_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::retry_ms;
+
+    #[test]
+    fn a_refusal_that_lasts_is_tried_once_a_minute() {
+        let all: Vec<_> = [1, 2, 3, 6, 7, 8, u32::MAX].into_iter().map(retry_ms).collect();
+        assert_eq!(all, [1_000, 2_000, 4_000, 32_000, 60_000, 60_000, 60_000]);
     }
 }
