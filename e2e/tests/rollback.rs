@@ -2,15 +2,19 @@
 //! is right is kept; a hub that is away by itself, or that follows later, is told apart from both. What is looked at is the
 //! kernel's link and routes, pings from LAN to LAN, and what the agent says.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use e2e::lab::charon::Charon;
 use e2e::lab::ping::Report;
 use e2e::lab::{Agent, Host, Ping};
+use e2e::paths;
 use e2e::ring3::{Needs, ring3_waiting};
 use e2e::scene::Scene;
 use e2e::scene::overlay::{NETWORK, TUNNEL, manifests, quickstart};
 use e2e::{Lab, wait};
+use vici::Message;
 
 const SOON: Duration = Duration::from_secs(10);
 /// Traffic is back within this time after such a change, as the guide says: 10 s of trial, and the return.
@@ -286,6 +290,77 @@ fn the_default_gateway_stays_where_it_is() {
         over(GATEWAY, "wan0")?;
         host.run(&["ping", "-c3", "-i0.2", "-W1", GATEWAY])?;
         println!("the gateway is back after {:.1?}", start.elapsed());
+        Ok(())
+    });
+}
+
+/// Under IPsec a wrong key cuts nothing at once: SAs that are there outlast it. The hub is met once more while the change is
+/// on trial, beside what is in use; nothing of that is lost, and nothing of the trial is left in the daemons.
+#[test]
+fn a_wrong_key_is_found_before_the_next_ike_needs_it() {
+    ring3_waiting(needs(), |lab| {
+        let scene = Scene::build(lab)?;
+        let example = fs::read_to_string(paths::repository().join("examples/ipsec/network.yaml"))?;
+        let (at_hub, at_branch) = (&scene.site("hub")?.host, &scene.site("branch-a")?.host);
+        let of_hub = Charon::start(at_hub)?;
+        let mut of_branch = Charon::start(at_branch)?;
+        let with = |files: &[&str]| -> Result<_> {
+            let mut files = manifests(files)?;
+            files.insert("network.yaml".into(), example.clone());
+            Ok(files)
+        };
+        let hub = Agent::start(at_hub, &["dmvpn.io/hub=hub1"], &with(&["hub-lan.yaml"])?)?;
+        let branch = Agent::start(at_branch, &[], &with(&["branch-a.yaml"])?)?;
+        branch.wait_until_up(NETWORK, FOLLOWED)?;
+        let pair = Pair { scene, hub, branch };
+        let pings = pair.pings()?;
+        let key = example.lines().find_map(|line| line.trim().strip_prefix("psk: ")).context("no key")?;
+        let wrong = example.replace(key, "another-key-than-the-hub-has");
+        let start = Instant::now();
+        pair.branch.write("network.yaml", &wrong)?;
+        let problem = pair.branch.wait_for_problem(OBJECT, "RolledBack", BACK)?;
+        println!("told after {:.1?}: {}", start.elapsed(), problem.message);
+        ensure!(problem.message.contains("lost its hubs (IkeAuthenticationFailed"), "{}", problem.message);
+        pair.branch.wait_until_up(NETWORK, SOON)?;
+        // The key that is in force is the one that IKE takes.
+        let last = pings.so_far().sent;
+        pings.wait_for_reply(last + 20, SOON)?;
+        let report = pings.stop()?;
+        println!("under a wrong key: {report}");
+        report.ensure_nothing_lost()?;
+        of_branch.stop()?;
+        of_branch.restart()?;
+        pair.branch.wait_until_up(NETWORK, FOLLOWED)?;
+        pair.branch.write("network.yaml", &example)?;
+        pair.branch.wait_for_no_problem(SOON)?;
+
+        // A right one, step by step: the hub takes both, the branch shows the new one.
+        let named = |names: &str| {
+            let more = "---\napiVersion: v1\nkind: Secret\nmetadata:\n  name: new\n  labels: {dmvpn.io/network: branches}\n\
+                        stringData: {psk: another-key}\n";
+            example.replace("pskSecretRefs: [{name: branches-psk}]", &format!("pskSecretRefs: [{names}]"))
+                + more
+        };
+        let pings = pair.pings()?;
+        pair.hub.write("network.yaml", &named("{name: branches-psk}, {name: new}"))?;
+        wait::until(SOON, "the hub's keys", || {
+            wait::ensure(pair.hub.log().matches("pre-shared key loaded").count() >= 3, || pair.hub.log())
+        })?;
+        pair.branch.write("network.yaml", &named("{name: new}"))?;
+        wait::until(BACK, "the change to be kept", || {
+            wait::ensure(pair.branch.log().contains("the change is kept"), || pair.branch.log())
+        })?;
+        pair.branch.wait_for_no_problem(SOON)?;
+        let report = pings.stop()?;
+        println!("to another key: {report}");
+        report.ensure_nothing_lost()?;
+        for daemon in [&of_hub, &of_branch] {
+            wait::until(SOON, "nothing of the trial to be left", || {
+                let connections = daemon.call("get-conns", Message::new())?;
+                let names = connections.list("conns");
+                wait::ensure(!names.iter().any(|name| name.contains("proof")), || format!("{names:?}"))
+            })?;
+        }
         Ok(())
     });
 }

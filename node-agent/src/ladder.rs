@@ -141,14 +141,7 @@ pub fn protected(rung: Rung, sas: &SaState, own: Option<&Trouble>, network: &str
         return Rung::at(State::Ike, own.reason, own.message.clone());
     }
     let trouble = sas.troubles.get(&ipsec::name(network, Some(nbma)));
-    let told = trouble.map(|trouble| match trouble {
-        IkeTrouble::Key => (Reason::IkeAuthenticationFailed, "authentication failed"),
-        IkeTrouble::Authority => (Reason::IkeUnknownAuthority, "its certificate is from no root of ours"),
-        IkeTrouble::Identity => (Reason::IkeWrongIdentity, "it is somebody else"),
-        IkeTrouble::Invalid => (Reason::IkeCertificateInvalid, "its certificate is not valid now"),
-        IkeTrouble::Proposal => (Reason::IkeNoProposal, "no proposal is chosen"),
-        IkeTrouble::Silence => (Reason::IkeNoAnswer, "no answer"),
-    });
+    let told = trouble.copied().map(ike);
     let (state, (reason, what)) = match sas.stage(network, nbma) {
         Some(Stage::Installed) => return rung,
         Some(Stage::Ike) => {
@@ -157,6 +150,18 @@ pub fn protected(rung: Rung, sas: &SaState, own: Option<&Trouble>, network: &str
         None => (State::Ike, told.unwrap_or((Reason::WaitingForIke, "IKE is not established"))),
     };
     Rung::at(state, reason, format!("IKE with {nbma}: {what}: {}", reason.cure()))
+}
+
+/// What went wrong with IKE: reason, and words.
+pub fn ike(trouble: IkeTrouble) -> (Reason, &'static str) {
+    match trouble {
+        IkeTrouble::Key => (Reason::IkeAuthenticationFailed, "authentication failed"),
+        IkeTrouble::Authority => (Reason::IkeUnknownAuthority, "its certificate is from no root of ours"),
+        IkeTrouble::Identity => (Reason::IkeWrongIdentity, "it is somebody else"),
+        IkeTrouble::Invalid => (Reason::IkeCertificateInvalid, "its certificate is not valid now"),
+        IkeTrouble::Proposal => (Reason::IkeNoProposal, "no proposal is chosen"),
+        IkeTrouble::Silence => (Reason::IkeNoAnswer, "no answer"),
+    }
 }
 
 /// The same for a protected tunnel without hubs of its own, which waits to be met: without the daemon it is not.

@@ -151,6 +151,22 @@ impl Trial {
         same
     }
 
+    /// Whether the change on trial is another proof of who this node is, or of who the hubs are: SAs that are there say
+    /// nothing of it.
+    pub fn is_of_proof(&self) -> bool {
+        let (a, b) = (&self.before, &self.change);
+        let identities = |it: &DesiredEndpoint| -> Vec<_> {
+            let own = it.spec.addresses.iter().map(|it| it.identity.clone());
+            own.chain(it.spec.nhs.iter().map(|hub| hub.identity.clone())).collect()
+        };
+        let trying = matches!(self.stage, Stage::Trying { .. });
+        let differs = a.keys != b.keys
+            || a.certificate != b.certificate
+            || a.spec.ipsec != b.spec.ipsec
+            || identities(a) != identities(b);
+        trying && b.spec.ipsec.is_some() && differs
+    }
+
     /// What has to work.
     pub fn needs(&self) -> Lifelines {
         self.needs

@@ -38,7 +38,8 @@ impl Agent {
             !self.tunnels.contains_key(*network) && (self.met.contains(*network) || asked(network))
         };
         let over = self.sas.held.iter().filter(over).cloned().collect();
-        driver.want(Wish { loaded: ipsec::wanted(&all), over });
+        self.wished = ipsec::wanted(&all);
+        driver.want(Wish { loaded: self.wished.clone(), over });
     }
 
     /// Whether the IKE daemon, as far as it can be asked, holds something of a network.

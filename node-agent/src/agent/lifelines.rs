@@ -17,6 +17,8 @@ use super::Agent;
 use super::underlay::{LOOPBACK, NOWHERE, NOWHERE6};
 use crate::clock;
 use crate::drivers::api_server::{self, Addresses, ApiServer, Word};
+use crate::drivers::proof::{self, Proved};
+use crate::ladder;
 use crate::plan::wanted::ALIAS_PREFIX;
 use crate::source::DesiredEndpoint;
 use crate::trial::{Lifelines, Step, Trial, kept, same};
@@ -72,6 +74,17 @@ impl Known {
         let api = self.api.iter().filter(|(_, outside)| **outside).map(|(address, _)| *address);
         self.gateways.keys().copied().chain(api).collect()
     }
+}
+
+/// A proof under way.
+#[derive(Debug)]
+pub(super) struct Proving {
+    /// Since when it is asked for.
+    asked: Time,
+    /// It is under way: it ends by itself, with nothing left behind.
+    started: bool,
+    /// Why the hubs refuse.
+    refused: Option<String>,
 }
 
 /// The routes of the main table that are not ours.
@@ -205,6 +218,7 @@ impl Agent {
         }
         let gateway = self.lifelines.gateways_are_there(&self.kernel).await;
         let now = clock::now();
+        self.prove();
         let wants_api = self.trials.values().any(|trial| trial.needs().api && !trial.is_settled());
         let known = &mut self.lifelines;
         if let Some(server) = known.server.as_ref().filter(|_| wants_api && now.since(known.tried) >= TRY_MS)
@@ -224,15 +238,18 @@ impl Agent {
                 engine.handle_input(now, Input::Confirm);
             }
             let asked = trial.asked();
+            let refused = self.proofs.get(network).and_then(|proof| proof.refused.clone());
             let has = Lifelines {
-                hub: hub_answers(tunnel, asked.filter(|_| !trial.is_settled()), now)
+                hub: refused.is_none()
+                    && hub_answers(tunnel, asked.filter(|_| !trial.is_settled()), now)
                     && (asked.is_some() || trial.is_settled()),
                 gateway: asked.is_some() && gateway,
                 api: trial.is_settled() || (known.taken.1 && asked.is_some_and(|at| known.taken.0 > at)),
             };
-            let said = tunnel.rung().map(|(rung, _)| rung.clone());
-            let said = said.filter(|rung| !rung.reason.is_empty());
-            let said = said.map(|rung| format!("{}: {}", rung.reason, rung.message)).unwrap_or_default();
+            let stands = tunnel.rung().map(|(rung, _)| rung.clone());
+            let stands = stands.filter(|rung| !rung.reason.is_empty());
+            let stands = stands.map(|rung| format!("{}: {}", rung.reason, rung.message));
+            let said = refused.or(stands).unwrap_or_default();
             match trial.step(has, &said, now) {
                 Step::Stay => {}
                 Step::Switched => {
@@ -257,6 +274,38 @@ impl Agent {
         if switched {
             let desired = self.desired.clone();
             self.configure(desired);
+        }
+    }
+
+    /// Has the hubs met once more by what is on trial, as soon as the IKE daemon holds it.
+    fn prove(&mut self) {
+        let told = self.sas.away.is_none() && self.sas.told == self.wished;
+        self.proofs.retain(|network, proof| {
+            let trial = self.trials.get(network).filter(|trial| trial.is_of_proof());
+            trial.is_some_and(|trial| trial.asked() == Some(proof.asked))
+        });
+        for (network, trial) in &self.trials {
+            let Some(asked) = trial.asked().filter(|_| trial.is_of_proof()) else { continue };
+            let start = || {
+                let what = (network.clone(), asked);
+                proof::start(self.identity.vici.clone(), what, self.wished.clone(), self.to_proved.clone());
+            };
+            let proof = self.proofs.entry(network.clone());
+            let proof = proof.or_insert_with(|| Proving { asked, started: false, refused: None });
+            if told && !std::mem::replace(&mut proof.started, told) {
+                start();
+            }
+        }
+    }
+
+    /// A hub was met once more, or refused.
+    pub(super) fn proved(&mut self, proved: Proved) {
+        let proof = self.proofs.get_mut(&proved.network).filter(|proof| proof.asked == proved.asked);
+        if let Some(proof) = proof {
+            proof.refused = proved.refused.map(|(trouble, line)| {
+                let (reason, what) = ladder::ike(trouble);
+                format!("{reason}: IKE with the hubs, begun anew: {what}: {line}")
+            });
         }
     }
 

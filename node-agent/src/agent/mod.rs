@@ -35,7 +35,9 @@ use crate::drivers::ipsec::IpsecDriver;
 use crate::drivers::nhrp::Burst;
 use crate::drivers::path_mtu::{self, Measured};
 use crate::drivers::probe::{self, Probed};
+use crate::drivers::proof::Proved;
 use crate::drivers::resolver::{Resolved, Resolver};
+use crate::plan::ipsec::Loaded;
 use crate::plan::sas::SaState;
 use crate::plan::wanted::REDIRECT_GROUP;
 use crate::source::{Desired, DesiredEndpoint};
@@ -90,6 +92,11 @@ pub struct Agent {
     /// What is in force of the networks without one.
     proven: BTreeMap<String, DesiredEndpoint>,
     lifelines: lifelines::Known,
+    /// What the hubs say of keys and certificates that are on trial, by network.
+    proofs: BTreeMap<String, lifelines::Proving>,
+    to_proved: mpsc::Sender<Proved>,
+    /// What the IKE daemon should hold.
+    wished: Loaded,
     names: BTreeMap<String, Vec<IpAddr>>,
     resolver: Resolver,
     redirect: Option<tokio::task::JoinHandle<()>>,
@@ -162,6 +169,7 @@ impl Agent {
         let (to_probed, mut probed) = mpsc::channel(16);
         let (to_measured, mut measured) = mpsc::channel(16);
         let (to_lifelines, mut lifelines) = mpsc::channel::<api_server::Word>(16);
+        let (to_proved, mut proved) = mpsc::channel(16);
         let (to_sas, mut sas) = watch::channel(Arc::new(SaState::unknown()));
         icmp::start(&to_refused);
         let lifelines_known = lifelines::Known::new(identity.api_server.clone(), to_lifelines);
@@ -176,6 +184,9 @@ impl Agent {
             trials: BTreeMap::new(),
             proven: BTreeMap::new(),
             lifelines: lifelines_known,
+            proofs: BTreeMap::new(),
+            to_proved,
+            wished: Loaded::default(),
             names: BTreeMap::new(),
             resolver: Resolver::new(to_resolved),
             redirect: None,
@@ -233,6 +244,7 @@ impl Agent {
                 Some(probed) = probed.recv() => agent.probed(&probed),
                 Some(word) = lifelines.recv() => agent.api_server(word),
                 Some(measured) = measured.recv() => agent.measured(&measured),
+                Some(proved) = proved.recv() => agent.proved(proved),
                 Ok(()) = sas.changed() => {
                     agent.sas = sas.borrow_and_update().clone();
                     agent.sas_changed().await;

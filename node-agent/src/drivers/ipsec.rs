@@ -226,6 +226,7 @@ impl Driver {
     /// Makes what it holds equal to what is wanted.
     async fn sync(&mut self, now: Instant) -> Result<(), Failure> {
         let Wish { loaded: mut wanted, over } = self.wanted.borrow_and_update().clone();
+        let asked = wanted.clone();
         self.unwanted.retain(|name, _| !wanted.connections.contains_key(name));
         for (name, old) in &self.loaded.connections {
             if wanted.connections.contains_key(name) {
@@ -289,6 +290,9 @@ impl Driver {
                 gone(self.client.call("unload-key", Message::new().with("id", id)).await)?;
                 info!("the key of a former certificate unloaded");
             }
+        }
+        if good.is_ok() {
+            self.known.told = asked;
         }
         good
     }

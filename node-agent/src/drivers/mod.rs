@@ -11,4 +11,5 @@ pub mod multicast;
 pub mod nhrp;
 pub mod path_mtu;
 pub mod probe;
+pub mod proof;
 pub mod resolver;

@@ -251,6 +251,15 @@ pub fn steps(wanted: &Loaded, found: &Loaded) -> Vec<Step> {
 impl Connection {
     /// The argument of `load-conn`.
     pub fn message(&self, name: &str) -> Message {
+        Message::new().with_section(name, self.section())
+    }
+
+    /// The same for an IKE_SA without a child, which only shows who the ends are.
+    pub fn childless(&self, name: &str) -> Message {
+        Message::new().with_section(name, self.section().with("childless", "force"))
+    }
+
+    fn section(&self) -> Message {
         let seconds = |seconds: u32| format!("{seconds}s");
         let remote = self.remote.map_or_else(|| "%any".to_owned(), |remote| remote.to_string());
         // GRE by its number: an image without /etc/protocols has no name for it.
@@ -265,7 +274,7 @@ impl Connection {
             child = child.with("inactivity", seconds(self.idle_seconds));
         }
         let (ours, theirs) = self.proof.sections();
-        let connection = Message::new()
+        Message::new()
             .with("version", "2")
             .with_list("local_addrs", [self.local.to_string()])
             .with_list("remote_addrs", [remote])
@@ -279,8 +288,7 @@ impl Connection {
             .with("rekey_time", seconds(self.rekey_seconds))
             .with_section("local", ours)
             .with_section("remote", theirs)
-            .with_section("children", Message::new().with_section(CHILD, child));
-        Message::new().with_section(name, connection)
+            .with_section("children", Message::new().with_section(CHILD, child))
     }
 }
 

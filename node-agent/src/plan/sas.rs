@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use vici::Message;
 
-use super::ipsec::{name, parse_name};
+use super::ipsec::{Loaded, name, parse_name};
 
 /// What is known of the daemon and its SAs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct SaState {
     pub troubles: BTreeMap<String, IkeTrouble>,
     /// Networks of which it holds something.
     pub held: BTreeSet<String>,
+    /// What of the agent's wishes it was told last.
+    pub told: Loaded,
 }
 
 /// How far a peer is.
