@@ -288,3 +288,61 @@ fn the_loss_of_one_link_moves_its_traffic_to_the_other() {
         Ok(())
     });
 }
+
+/// A loopback as tunnel source: which uplink the tunnel's packets take is the routing's business, and one that is pulled out
+/// changes nothing for the tunnel.
+#[test]
+fn a_loopback_source_outlives_the_uplink_in_use() {
+    ring3(|lab| {
+        let (scene, isp2) = build(lab)?;
+        let (hub, a) = (scene.site("hub")?, scene.site("branch-a")?);
+        a.host.ip_batch(&[
+            "link add lo1 type dummy".into(),
+            "link set lo1 up".into(),
+            "addr add 198.18.200.1/32 dev lo1".into(),
+            "route add default via 198.19.1.1 dev wan1 metric 100".into(),
+        ])?;
+        for (isp, direct, peer) in
+            [(&scene.isp, "198.51.100.2", "100.64.0.2"), (&isp2, "198.19.1.2", "100.64.0.1")]
+        {
+            isp.ip_batch(&[
+                format!("route add 198.18.200.1 via {direct} metric 10"),
+                format!("route add 198.18.200.1 via {peer} metric 20"),
+            ])?;
+        }
+        let network = network(0, 7);
+        let own = spoke(0, a, 0, 11).replace("interface: wan0", "interface: lo1");
+        let on_hub = Agent::start(&hub.host, &["dmvpn.io/hub=hub1"], &files(&[("north", network.clone())]))?;
+        on_hub.write(
+            "lan.yaml",
+            &spoke(0, hub, 0, 1)
+                .replace("  overlayAddresses: [10.255.0.1]\n", "")
+                .replace("  tunnelSource: {from: Interface, interface: wan0}\n", ""),
+        )?;
+        let on_a = Agent::start(&a.host, &[], &files(&[("north", network), ("spoke", own)]))?;
+        on_a.wait_until_up("north", SOON)?;
+        until_way(&on_a, &hub.lan_host().to_string(), "dev dm-north", SOON)?;
+        let link = a.host.run(&["ip", "-d", "link", "show", "dm-north"])?;
+        ensure!(link.contains("local 198.18.200.1"), "{link}");
+        let ping = Ping::start(&a.lan, hub.lan_host().into(), 20_000, TEN_MS)?;
+        ping.wait_for_reply(50, SOON)?;
+        let other = Capture::start(&a.host, "wan1", "proto 47")?;
+        // Pulled out: it is not there any more, at either end.
+        a.host.ip("link del wan0")?;
+        // For longer than the holding time.
+        wait::stays(Duration::from_secs(12), "the tunnel", || {
+            let tunnel = on_a.tunnel("north")?;
+            wait::ensure(tunnel.state == view::State::Up, || format!("{:?} {}", tunnel.state, tunnel.message))
+        })?;
+        let moved = ping.so_far().sent;
+        ping.wait_for_reply(moved + 50, SOON)?;
+        let report = ping.stop()?;
+        println!("an uplink pulled out under a loopback: {report}");
+        ensure!(report.longest_gap() < Duration::from_millis(500), "{report}");
+        let data = other.count(is_data)?;
+        ensure!(data > 500, "{data} packets by the other uplink");
+        let index = a.host.run(&["ip", "-d", "link", "show", "dm-north"])?;
+        ensure!(index == link, "the link was made anew: {index}");
+        Ok(())
+    });
+}

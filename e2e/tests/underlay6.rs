@@ -1,5 +1,6 @@
 //! Tunnels over an IPv6 internet: hub and two branches, with an overlay of IPv4, of IPv6, and of both. Shortcuts, a killed
-//! agent, strangers with and without the key, and nothing left behind. Then point-to-point, in Phase 1.
+//! agent, strangers with and without the key, and nothing left behind. Then every combination of underlay, kind of tunnel
+//! (multipoint; point-to-point, in Phase 1) and overlay.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,11 +17,12 @@ use e2e::wait;
 const SOON: Duration = Duration::from_secs(20);
 const TEN_MS: Duration = Duration::from_millis(10);
 
-/// Families of an overlay.
+/// Families of an overlay, and whether that is over IPv6.
 #[derive(Clone, Copy)]
 struct Overlay {
     v4: bool,
     v6: bool,
+    over6: bool,
 }
 
 impl Overlay {
@@ -41,13 +43,19 @@ spec:
   overlay: [{overlay}]
   hubs:
   - {{name: hub1, overlayAddresses: [{hubs}], nbma: [{{address: '{nbma}'}}]}}
-  tunnel: {{key: 100, underlayFamily: IPv6}}
+  tunnel: {{key: 100, underlayFamily: {family}}}
   nhrp: {{networkId: 100}}
 ",
             overlay = self.list("10.255.0.0/16", "fd00:255::/64"),
             hubs = self.list("10.255.0.1", "fd00:255::1"),
-            nbma = hub.nbma6(),
+            family = if self.over6 { "IPv6" } else { "IPv4" },
+            nbma = self.nbma(hub),
         )
+    }
+
+    /// Where a site is.
+    fn nbma(self, site: &Site) -> IpAddr {
+        if self.over6 { site.nbma6().into() } else { site.nbma().into() }
     }
 
     fn spoke(self, site: &Site, number: u8) -> String {
@@ -130,10 +138,43 @@ fn exchange(overlay: Overlay, a: &Site, b: &Site, routers: u8) -> Result<()> {
     Ok(())
 }
 
-fn direct(lab: &Lab, overlay: Overlay) -> Result<()> {
+/// One combination: in Phase 3 the branches get direct, in Phase 1 each has a link to its hub and to nobody else.
+fn combination(lab: &Lab, overlay: Overlay, phase: &str) -> Result<()> {
     let scene = Scene::build(lab)?;
-    let _agents = overlay.start(&scene, "Phase3")?;
-    exchange(overlay, scene.site("branch-a")?, scene.site("branch-b")?, 2)
+    let [_hub, branch_a, _b] = overlay.start(&scene, phase)?;
+    let link = branch_a.host().ip_json(&format!("-d link show dev {TUNNEL}"))?;
+    let (kind, remote) = (&link[0]["linkinfo"]["info_kind"], &link[0]["linkinfo"]["info_data"]["remote"]);
+    ensure!(*kind == if overlay.over6 { "ip6gre" } else { "gre" }, "{link}");
+    let hub = overlay.nbma(scene.site("hub")?).to_string();
+    ensure!((*remote == hub.as_str()) == (phase == "Phase1"), "{link}");
+    let routers = if phase == "Phase1" { 3 } else { 2 };
+    exchange(overlay, scene.site("branch-a")?, scene.site("branch-b")?, routers)
+}
+
+macro_rules! combinations {
+    ($($name:ident: $v4:literal, $v6:literal, over6 $over6:literal, $phase:literal;)+) => {
+        $(#[test]
+        fn $name() {
+            let needs = Needs { deadline: Duration::from_secs(240), ..Needs::default() };
+            let overlay = Overlay { v4: $v4, v6: $v6, over6: $over6 };
+            ring3_with(needs, |lab| combination(lab, overlay, $phase));
+        })+
+    };
+}
+
+combinations! {
+    multipoint_over_ipv4_with_ipv4: true, false, over6 false, "Phase3";
+    multipoint_over_ipv4_with_ipv6: false, true, over6 false, "Phase3";
+    multipoint_over_ipv4_with_both: true, true, over6 false, "Phase3";
+    multipoint_over_ipv6_with_ipv4: true, false, over6 true, "Phase3";
+    multipoint_over_ipv6_with_ipv6: false, true, over6 true, "Phase3";
+    multipoint_over_ipv6_with_both: true, true, over6 true, "Phase3";
+    point_to_point_over_ipv4_with_ipv4: true, false, over6 false, "Phase1";
+    point_to_point_over_ipv4_with_ipv6: false, true, over6 false, "Phase1";
+    point_to_point_over_ipv4_with_both: true, true, over6 false, "Phase1";
+    point_to_point_over_ipv6_with_ipv4: true, false, over6 true, "Phase1";
+    point_to_point_over_ipv6_with_ipv6: false, true, over6 true, "Phase1";
+    point_to_point_over_ipv6_with_both: true, true, over6 true, "Phase1";
 }
 
 /// Packets that the hub's filter dropped.
@@ -144,25 +185,13 @@ fn strangers(host: &Host) -> Result<u64> {
 }
 
 #[test]
-fn ipv4_overlay_goes_direct() {
-    let needs = Needs { deadline: Duration::from_secs(180), ..Needs::default() };
-    ring3_with(needs, |lab| direct(lab, Overlay { v4: true, v6: false }));
-}
-
-#[test]
-fn ipv6_overlay_goes_direct() {
-    let needs = Needs { deadline: Duration::from_secs(180), ..Needs::default() };
-    ring3_with(needs, |lab| direct(lab, Overlay { v4: false, v6: true }));
-}
-
-#[test]
 fn both_families_a_killed_agent_strangers_and_the_end() {
     ring3_with(Needs { deadline: Duration::from_secs(240), ..Needs::default() }, |lab| {
         let scene = Scene::build(lab)?;
         let (hub, a, b) = (scene.site("hub")?, scene.site("branch-a")?, scene.site("branch-b")?);
         let router = scene.site("router")?;
         let before = a.host.dump()?;
-        let both = Overlay { v4: true, v6: true };
+        let both = Overlay { v4: true, v6: true, over6: true };
         let [_hub, mut branch_a, _b] = both.start(&scene, "Phase3")?;
         exchange(both, a, b, 2)?;
 
@@ -222,23 +251,11 @@ fn both_families_a_killed_agent_strangers_and_the_end() {
 }
 
 #[test]
-fn phase_1_is_point_to_point() {
-    ring3_with(Needs { deadline: Duration::from_secs(180), ..Needs::default() }, |lab| {
-        let scene = Scene::build(lab)?;
-        let both = Overlay { v4: true, v6: true };
-        let [_hub, branch_a, _b] = both.start(&scene, "Phase1")?;
-        let link = branch_a.host().ip_json(&format!("-d link show dev {TUNNEL}"))?;
-        let remote = &link[0]["linkinfo"]["info_data"]["remote"];
-        ensure!(*remote == scene.site("hub")?.nbma6().to_string().as_str(), "{link}");
-        exchange(both, scene.site("branch-a")?, scene.site("branch-b")?, 3)
-    });
-}
-
-#[test]
 fn a_firewall_that_takes_gre_is_told_over_ipv6_too() {
     ring3_with(Needs { memory_mib: 768, deadline: Duration::from_secs(180) }, |lab| {
         let scene = Scene::build(lab)?;
-        let [_hub, mut branch, _other] = Overlay { v4: true, v6: false }.start(&scene, "Phase3")?;
+        let [_hub, mut branch, _other] =
+            Overlay { v4: true, v6: false, over6: true }.start(&scene, "Phase3")?;
         branch.kill()?;
         scene.isp.nft(
             "table inet block { chain f { type filter hook forward priority 0; meta l4proto gre drop; }; }",
@@ -258,7 +275,7 @@ fn a_firewall_that_takes_gre_is_told_over_ipv6_too() {
 fn a_wrong_key_is_told_over_ipv6_too() {
     ring3_with(Needs { memory_mib: 768, deadline: Duration::from_secs(240) }, |lab| {
         let scene = Scene::build(lab)?;
-        let overlay = Overlay { v4: true, v6: false };
+        let overlay = Overlay { v4: true, v6: false, over6: true };
         let [hub, mut branch, _other] = overlay.start(&scene, "Phase3")?;
         let network = overlay.network("Phase3", scene.site("hub")?);
         let network = network.replace("networkId: 100", "networkId: 100, registrationIntervalSeconds: 2");
