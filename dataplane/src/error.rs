@@ -69,6 +69,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the kernel has nothing of the kind: a module is missing.
+    pub fn is_unsupported(&self) -> bool {
+        self.errno() == Some(libc::EOPNOTSUPP)
+    }
+
     /// The kernel's error number (positive), if that is what this is about.
     pub fn errno(&self) -> Option<i32> {
         match self {

@@ -426,7 +426,8 @@ fn error(what: String, refusal: Refusal) -> Error {
     Error::kernel(what, refusal.errno, refusal.message)
 }
 
-fn describe(op: &Op) -> String {
+/// A change in words, for people.
+pub fn describe(op: &Op) -> String {
     match op {
         Op::CreateGre(link) => format!("create link {}", link.name),
         Op::ChangeGre { index, .. } => format!("change link {index}"),

@@ -49,7 +49,7 @@ pub use gre6_socket::Gre6Socket;
 pub use gre6_strangers::{Gre6Strangers, Stranger};
 pub use icmp::{GreRefused, IcmpSocket, refuse};
 pub use keepalive_socket::{Keepalive, KeepaliveSocket};
-pub use kernel::{Applied, Kernel};
+pub use kernel::{Applied, Kernel, describe};
 pub use nflog::{Logged, Nflog, packets};
 pub use nhrp_socket::{NhrpSocket, Packets};
 pub use settings::{Settings, settings};

@@ -40,5 +40,5 @@ pub use cluster::Cluster;
 pub use lab::Lab;
 pub use node::Node;
 pub use ring2::{ring2, ring2_with};
-pub use ring3::{ring3, ring3_waiting, ring3_with};
+pub use ring3::{ring3, ring3_waiting, ring3_with, ring3_without};
 pub use ring4::ring4;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::guest::{Job, Output};
+use crate::guest::{Engine, Job, Output};
 use crate::lab::Lab;
 use crate::paths;
 use crate::rerun::Rerun;
@@ -50,12 +50,37 @@ pub fn ring3_waiting<F: FnOnce(&Lab) -> Result<()>>(needs: Needs, body: F) {
     run(needs, true, body);
 }
 
+/// As [`ring3`], in a guest whose kernel does not start these parts of itself (names of its initcalls). Where tests run
+/// natively the machine's kernel has them: there this one says so, and does nothing.
+///
+/// # Panics
+/// When the test fails.
+pub fn ring3_without<F: FnOnce(&Lab) -> Result<()>>(initcalls: &[&str], body: F) {
+    if paths::inside() {
+        run_inside(body);
+        return;
+    }
+    let outcome = Engine::detect().and_then(|engine| match engine {
+        Engine::Native => {
+            println!("not tried: this machine's kernel has {}", initcalls.join(", "));
+            Ok(())
+        }
+        Engine::Guest => {
+            let without = format!("initcall_blacklist={}", initcalls.join(","));
+            run_outside(Needs::default(), false, vec![without], &Rerun::of::<F>()?)
+        }
+    });
+    if let Err(error) = outcome {
+        panic!("{error:#}");
+    }
+}
+
 fn run<F: FnOnce(&Lab) -> Result<()>>(needs: Needs, waits: bool, body: F) {
     if paths::inside() {
         run_inside(body);
         return;
     }
-    if let Err(error) = Rerun::of::<F>().and_then(|rerun| run_outside(needs, waits, &rerun)) {
+    if let Err(error) = Rerun::of::<F>().and_then(|rerun| run_outside(needs, waits, Vec::new(), &rerun)) {
         panic!("{error:#}");
     }
 }
@@ -81,12 +106,13 @@ fn run_inside(body: impl FnOnce(&Lab) -> Result<()>) {
     }
 }
 
-fn run_outside(needs: Needs, waits: bool, rerun: &Rerun) -> Result<()> {
+fn run_outside(needs: Needs, waits: bool, kernel_args: Vec<String>, rerun: &Rerun) -> Result<()> {
     let out = rerun.results()?;
     let job = Job {
         memory_mib: needs.memory_mib,
         deadline: needs.deadline,
         waits,
+        kernel_args,
         ..Job::new(rerun.script(), out.clone())
     };
     let status = job.run(Output::Inherit)?;

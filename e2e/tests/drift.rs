@@ -97,6 +97,8 @@ fn drift_heals_and_what_is_foreign_stays() {
         let wanted = ours(host)?;
         let mut failed = Vec::new();
         for (what, script, part) in DRIFT {
+            let agent = &branches.overlay.branch_a;
+            let so_far = agent.log().len();
             host.sh(script).with_context(|| (*what).to_owned())?;
             // Given more than it may take, so that what is late is named with its time.
             let took = until_ours_is(host, &wanted, part, HEALED * 5).with_context(|| (*what).to_owned())?;
@@ -104,6 +106,12 @@ fn drift_heals_and_what_is_foreign_stays() {
             if took > if *part == "nft" { HEALED_LATE } else { HEALED } {
                 failed.push(format!("{what}: {} ms", took.as_millis()));
             }
+            // It says what it has put right.
+            wait::until(SOON, what, || {
+                let log = agent.log();
+                let said = log.get(so_far..).unwrap_or_default();
+                wait::ensure(said.contains(part), || format!("nothing of a {part}: {said}"))
+            })?;
             branches.ensure_direct_traffic().with_context(|| format!("after {what}"))?;
         }
         ensure!(failed.is_empty(), "healed too late:\n{}", failed.join("\n"));

@@ -21,6 +21,8 @@ use crate::{clock, snapshot};
 
 /// After a failure the kernel is compared again this soon, in milliseconds.
 const RETRY_MS: u64 = 1_000;
+/// So many changes of one comparison are named in the log.
+const NAMED: usize = 8;
 /// Without any event nft is looked at this often, in milliseconds.
 const NFT_MS: u64 = 30_000;
 
@@ -164,9 +166,15 @@ impl Agent {
                 (_, Ok(_)) => set_link(tunnel, 0),
                 (_, Err(error)) => {
                     warn!(network, %error, ?op, "link");
+                    let cure = match error.is_unsupported() {
+                        true => {
+                            ": this kernel has no such GRE: `modprobe ip_gre` (over IPv6 ip6_gre), or install its modules"
+                        }
+                        false => "",
+                    };
                     tunnel.ground.trouble = Some(Trouble::new(
                         Reason::InterfaceNotCreated,
-                        format!("the kernel refused the tunnel interface: {error}"),
+                        format!("the kernel refused the tunnel interface: {error}{cure}"),
                     ));
                     self.reconcile_at = clock::now().after(RETRY_MS);
                 }
@@ -317,7 +325,9 @@ impl Agent {
         // Who may send in is known here: a table that is loaded anew has forgotten it.
         let seeds = nft::admit(network, &wanted.peers6());
         if !ops.is_empty() {
-            info!(network, changes = ops.len(), "kernel differs from the plan");
+            let named: Vec<_> = ops.iter().take(NAMED).map(dataplane::describe).collect();
+            let more = if ops.len() > NAMED { ", …" } else { "" };
+            info!(network, changes = ops.len(), "kernel differs from the plan: {}{more}", named.join(", "));
             if !self.apply(network, &ops).await {
                 self.reconcile_at = clock::now().after(RETRY_MS);
             }
@@ -346,6 +356,7 @@ impl Agent {
         };
         match loaded {
             Ok(()) => {
+                info!(network, "nft table loaded");
                 tunnel.loaded_nft = nft::listed(network).await.ok().flatten().map(|l| (text, l));
                 tunnel.classified = Some(BTreeMap::new());
             }
