@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use e2e::lab::{Agent, Host, Process, ping};
+use e2e::lab::charon::Charon;
+use e2e::lab::{Agent, Capture, Host, Process, ping};
 use e2e::ring3::Needs;
 use e2e::ring3_with;
 use e2e::scene::overlay::{NETWORK, TUNNEL, quickstart, start_router};
@@ -367,4 +368,63 @@ fn a_loopback_as_tunnel_source_is_remarked() {
         agent.write("network.yaml", &by("lo1", &network("")))?;
         remark(false)
     });
+}
+
+/// The overlay in a VRF: classes are found by next hops of that VRF's table.
+#[test]
+fn spokes_of_a_vrf_are_shaped_too() {
+    ring3_with(NEEDS, |lab| {
+        let scene = Scene::build(lab)?;
+        let (hub, a) = (scene.site("hub")?, scene.site("branch-a")?);
+        for site in [hub, a] {
+            site.host.ip_batch(&[
+                "link add red type vrf table 101".into(),
+                "link set red up".into(),
+                "link set lan0 master red".into(),
+            ])?;
+        }
+        let text = classes(&[("gold", GOLD)]).replace("tunnel: {key: 100}", "tunnel: {key: 100, vrf: red}");
+        let _agent = start(hub, &["dmvpn.io/hub=hub1"], &text, spoke(hub, ""))?;
+        // (Into a VRF a link takes its IPv4 addresses alone.)
+        let agent = start(a, &[], &text, branch(a, 11, "gold"))?;
+        shaped_to(hub, a, &agent, GOLD, &[a.lan_host().into()])
+    });
+}
+
+/// Under IPsec what is queued is still GRE: the class is found as ever, and ESP comes on top of its rate.
+#[test]
+fn spokes_under_ipsec_are_shaped_too() {
+    ring3_with(NEEDS, |lab| {
+        let scene = Scene::build(lab)?;
+        let (hub, a) = (scene.site("hub")?, scene.site("branch-a")?);
+        let _daemons = [Charon::start(&hub.host)?, Charon::start(&a.host)?];
+        let secret = "  ipsec: {mode: Required, authentication: {type: PSK, pskSecretRefs: [{name: psk}]}}\n---\n\
+                      apiVersion: v1\nkind: Secret\nmetadata: {name: psk, labels: {dmvpn.io/network: branches}}\n\
+                      stringData: {psk: one-for-all}\n";
+        // As much as the guest encrypts, on a busy machine too.
+        let text = classes(&[("silver", SILVER)]) + secret;
+        let files =
+            |own: String| BTreeMap::from([("network.yaml".into(), text.clone()), ("own.yaml".into(), own)]);
+        let _agent = Agent::start(&hub.host, &["dmvpn.io/hub=hub1"], &files(spoke(hub, "")))?;
+        let clear = Capture::start(&hub.host, "wan0", "proto 47")?;
+        let agent = Agent::start(&a.host, &[], &files(branch(a, 11, "silver")))?;
+        shaped_to(hub, a, &agent, SILVER, &[a.lan_host().into(), a.lan_host6().into()])?;
+        let clear = clear.stop()?.len();
+        ensure!(clear == 0, "{clear} packets of GRE in clear");
+        Ok(())
+    });
+}
+
+/// What the hub sends to the one branch there is, to each of these addresses behind it.
+fn shaped_to(hub: &Site, a: &Site, agent: &Agent, rate: u32, to: &[IpAddr]) -> Result<()> {
+    agent.wait_until_up(NETWORK, SOON)?;
+    let _server = listen(a)?;
+    until_rates(&hub.host, &[rate], 2)?;
+    wait::until(SOON, "both ways", || {
+        let ends = ((&hub.lan, hub.lan_host().into()), (&a.lan, a.lan_host().into()));
+        let (there, back) = ping::both_ways(ends.0, ends.1, 10, TEN_MS)?;
+        there.ensure_nothing_lost()?;
+        back.ensure_nothing_lost()
+    })?;
+    to.iter().try_for_each(|to| ensure_shaped(hub, &[(*to, rate)]))
 }

@@ -57,11 +57,14 @@ enum Subcommands {
     #[command(hide = true)]
     Inject {
         /// Source address, any
-        from: std::net::Ipv4Addr,
+        from: std::net::IpAddr,
         /// Destination address
-        to: std::net::Ipv4Addr,
+        to: std::net::IpAddr,
         /// One packet a line, from the GRE header on
         file: std::path::PathBuf,
+        /// So many addresses, from that one on, take turns (IPv4)
+        #[arg(default_value_t = 1)]
+        senders: u32,
     },
     /// Measure hub, spoke and engine beside FRR's, and the control plane at scale
     Bench {
@@ -119,7 +122,9 @@ fn main() -> ExitCode {
                 pinger::run(target, n, Duration::from_micros(interval), gate.as_deref(), stop.as_deref())
             })
             .map(|()| 0),
-        Subcommands::Inject { from, to, file } => inject::run(from, to, &file).map(|()| 0),
+        Subcommands::Inject { from, to, file, senders } => {
+            inject::run((from, senders), to, &file).map(|()| 0)
+        }
         Subcommands::Bench { scale, part } => bench::bench(&scale, part),
         Subcommands::Load(load) => load::run(load).map(|()| 0),
         Subcommands::Hear { link, group } => groups::hear(&link, group).map(|()| 0),

@@ -2,7 +2,7 @@
 //! into GRE and sent from a raw socket with any source address. Run as `dmvpn-lab inject` in a host.
 
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use anyhow::{Context, Result, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -203,6 +203,15 @@ fn gre(key: Option<u32>, protocol: u16, payload: &[u8]) -> Vec<u8> {
 /// # Errors
 /// When the program cannot be run, or the kernel takes none of it.
 pub fn send(host: &Host, from: Ipv4Addr, to: Ipv4Addr, packets: &[Vec<u8>]) -> Result<()> {
+    send_as(host, (from.into(), 1), to.into(), packets)
+}
+
+/// As [`send`], also over IPv6 (there `from` is an address of the host); over IPv4 so many senders, from that address on,
+/// take turns.
+///
+/// # Errors
+/// As [`send`].
+pub fn send_as(host: &Host, from: (IpAddr, u32), to: IpAddr, packets: &[Vec<u8>]) -> Result<()> {
     let mut text = String::new();
     for packet in packets {
         for byte in packet {
@@ -213,23 +222,32 @@ pub fn send(host: &Host, from: Ipv4Addr, to: Ipv4Addr, packets: &[Vec<u8>]) -> R
     let file = std::env::temp_dir().join(format!("inject-{}-{}", host.name(), std::process::id()));
     std::fs::write(&file, text)?;
     let program = paths::program("dmvpn-lab")?;
-    let words =
-        [&program.to_string_lossy(), "inject", &from.to_string(), &to.to_string(), &file.to_string_lossy()];
-    host.run(&words).map(drop)
+    let (from, senders) = (from.0.to_string(), from.1.to_string());
+    let (program, file) = (program.to_string_lossy(), file.to_string_lossy());
+    host.run(&[&program, "inject", &from, &to.to_string(), &file, &senders]).map(drop)
 }
 
 /// What `dmvpn-lab inject` does: each line of `file` is one packet's bytes behind the IP header, in hex.
 ///
 /// # Errors
 /// Without the right to open a raw socket, or when the file is not as said.
-pub fn run(from: Ipv4Addr, to: Ipv4Addr, file: &std::path::Path) -> Result<()> {
-    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(i32::from(GRE))));
+pub fn run((from, senders): (IpAddr, u32), to: IpAddr, file: &std::path::Path) -> Result<()> {
+    let domain = if to.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(i32::from(GRE))));
     let socket = socket.context("raw socket")?;
-    socket.set_header_included_v4(true)?;
-    for line in std::fs::read_to_string(file)?.lines() {
+    match from {
+        IpAddr::V4(_) => socket.set_header_included_v4(true)?,
+        IpAddr::V6(_) => socket.bind(&SocketAddr::new(from, 0).into()).context("source address")?,
+    }
+    for (number, line) in (0..).zip(std::fs::read_to_string(file)?.lines()) {
         ensure!(line.len().is_multiple_of(2), "half a byte: {line}");
         let byte = |at: usize| u8::from_str_radix(line.get(at..at + 2).unwrap_or(""), 16);
         let payload: Vec<u8> = (0..line.len()).step_by(2).map(byte).collect::<Result<_, _>>()?;
+        let (IpAddr::V4(from), IpAddr::V4(to)) = (from, to) else {
+            socket.send_to(&payload, &SocketAddr::new(to, 0).into()).context("send")?;
+            continue;
+        };
+        let from = Ipv4Addr::from_bits(from.to_bits().wrapping_add(number % senders.max(1)));
         let length = u16::try_from(20 + payload.len())?;
         // The kernel fills in identification and checksum.
         let mut packet = vec![0x45, 0];
