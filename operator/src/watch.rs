@@ -3,12 +3,14 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crds::{DmvpnAddress, DmvpnEndpoint, DmvpnNetwork, DmvpnSpoke, NETWORK_LABEL};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Pod, Secret};
-use kube::runtime::reflector::{self, Store};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::DefaultBackoff;
 use kube::runtime::{WatchStreamExt, watcher};
@@ -51,13 +53,15 @@ impl Stores {
         let changed = Arc::new(Notify::new());
         let tls_changed = Arc::new(Notify::new());
         let config = watcher::Config::default().timeout(WATCH_SECONDS);
-        let start = Start { progress: progress.clone(), changed: changed.clone() };
+        let start = Start { progress: progress.clone(), changed: changed.clone(), status_matters: true };
+        // Their status is ours alone: what comes back of it is no news, and a look at ten thousand spokes costs something.
+        let quiet = Start { status_matters: false, ..start.clone() };
         let ns = args.namespace.as_str();
         let selected = (!args.agent_selector.is_empty()).then(|| config.clone().labels(&args.agent_selector));
-        let start_tls = Start { progress: progress.clone(), changed: tls_changed.clone() };
+        let start_tls = Start { changed: tls_changed.clone(), ..start.clone() };
         Self {
-            networks: start.watch("networks", Api::all(client.clone()), config.clone(), trim),
-            spokes: start.watch("spokes", Api::all(client.clone()), config.clone(), trim),
+            networks: quiet.watch("networks", Api::all(client.clone()), config.clone(), trim),
+            spokes: quiet.watch("spokes", Api::all(client.clone()), config.clone(), trim),
             endpoints: start.watch("endpoints", Api::all(client.clone()), config.clone(), |_| {}),
             addresses: start.watch("addresses", Api::all(client.clone()), config.clone(), trim),
             nodes: start.watch("nodes", Api::all(client.clone()), config.clone(), trim_node),
@@ -169,9 +173,13 @@ impl Backoff for Patient {
     }
 }
 
+#[derive(Clone)]
 struct Start {
     progress: Arc<Progress>,
     changed: Arc<Notify>,
+    /// Whether a change of the status alone makes a pass. If not, what somebody else writes there is found by the next
+    /// one, which comes within half a minute.
+    status_matters: bool,
 }
 
 impl Start {
@@ -182,11 +190,20 @@ impl Start {
         let (store, writer) = reflector::store();
         let (progress, changed) = (self.progress.clone(), self.changed.clone());
         progress.watch_started(name);
+        let (known, status_matters) = (store.clone(), self.status_matters);
+        // Whether the last object that came is as it was, but for its status.
+        let (echo, heard) = (Arc::new(AtomicBool::new(false)), self.status_matters);
+        let (same, was_same) = (echo.clone(), echo);
         let stream = watcher(api, config)
             .backoff(Patient::default())
             .modify(move |object| {
                 object.meta_mut().managed_fields = None;
                 trim(object);
+                if !status_matters {
+                    let old = known.get(&ObjectRef::from_obj(&*object));
+                    let is = old.is_some_and(|old| same_but_for_status(old.meta(), object.meta()));
+                    same.store(is, Ordering::Relaxed);
+                }
             })
             .reflect(writer);
         tokio::spawn(async move {
@@ -202,7 +219,12 @@ impl Start {
                         if std::mem::take(&mut failing) {
                             info!(watch = name, "watch goes on");
                         }
-                        if !matches!(event, watcher::Event::Init | watcher::Event::InitApply(_)) {
+                        let silent = match event {
+                            watcher::Event::Init | watcher::Event::InitApply(_) => true,
+                            watcher::Event::Apply(_) => !heard && was_same.load(Ordering::Relaxed),
+                            watcher::Event::Delete(_) | watcher::Event::InitDone => false,
+                        };
+                        if !silent {
                             changed.notify_one();
                         }
                     }
@@ -219,6 +241,12 @@ impl Start {
         });
         store
     }
+}
+
+/// Whether nothing but the status of an object can have changed: its generation counts what is wished.
+fn same_but_for_status(old: &ObjectMeta, new: &ObjectMeta) -> bool {
+    let versionless = |meta: &ObjectMeta| ObjectMeta { resource_version: None, ..meta.clone() };
+    versionless(old) == versionless(new)
 }
 
 /// What users note beside an object, often all of it once more, is none of our business.
@@ -258,6 +286,21 @@ fn trim_pod(pod: &mut Pod) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status_that_comes_back_is_told_from_a_change() {
+        let meta = |version: &str, generation: i64| ObjectMeta {
+            uid: Some("u".into()),
+            resource_version: Some(version.into()),
+            generation: Some(generation),
+            ..ObjectMeta::default()
+        };
+        assert!(same_but_for_status(&meta("1", 1), &meta("2", 1)));
+        assert!(!same_but_for_status(&meta("1", 1), &meta("2", 2)));
+        let going = ObjectMeta { finalizers: Some(vec!["other".into()]), ..meta("2", 1) };
+        assert!(!same_but_for_status(&meta("1", 1), &going));
+        assert!(!same_but_for_status(&meta("1", 1), &ObjectMeta { uid: Some("v".into()), ..meta("2", 1) }));
+    }
 
     #[test]
     fn an_outage_makes_no_watch_wait_for_long() {
