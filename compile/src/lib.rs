@@ -4,12 +4,13 @@
 //! The way through: read each network ([`network`]) and spoke ([`spoke`]) with what is wrong with it alone;
 //! let the spokes join their networks, oldest first, so that of two that contradict each other the younger is
 //! at fault ([`join`]); gather what is on each node ([`site`]); leave out what cannot be together on a node
-//! ([`conflicts`]); write the endpoints ([`render`]). An object at fault says why and stops nobody else. What
+//! ([`conflicts`]); write the endpoints ([`render`]), and those of nodes behind them ([`behind`]). An object at fault says why and stops nobody else. What
 //! this version cannot do is refused by name ([`support`]).
 
 #![forbid(unsafe_code)]
 
 mod addresses;
+mod behind;
 mod conflicts;
 mod findings;
 mod hierarchy;
@@ -27,7 +28,7 @@ mod support;
 #[cfg(test)]
 mod tests;
 
-pub use model::{Allocated, Compiled, Finding, Inputs, Membership, NodeFacts, ObjectConditions};
+pub use model::{Allocated, Compiled, Finding, Inputs, Membership, NodeFacts, ObjectConditions, Reached};
 
 use crate::network::Network;
 use crate::support::Support;
@@ -51,14 +52,18 @@ fn compile_with(inputs: &Inputs, support: Support) -> Compiled {
     join::keep_allocations(inputs, &mut networks, &spokes);
     let mut sites = join::join(&mut networks, &mut spokes, &nodes);
     conflicts::separate(&mut sites, &mut networks, &mut spokes);
+    behind::announce_pods(&sites, &mut networks, &mut spokes);
+    let behind = behind::find(&sites, &networks, &mut spokes);
     networks.iter_mut().for_each(Network::check_stated);
 
     let mut endpoints: Vec<_> =
         sites.iter().filter_map(|site| render::endpoint(site, &networks, &spokes)).collect();
+    behind::endpoints(&behind, &sites, &networks, &mut spokes, &inputs.reached, &mut endpoints);
     endpoints.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
 
     let mut members: Vec<Membership> =
         sites.iter().flat_map(|site| site.memberships(&networks, &spokes)).collect();
+    members.extend(behind.iter().filter_map(|it| it.membership(&sites, &networks, &spokes)));
     members.sort();
 
     let mut allocations: Vec<Allocated> = networks

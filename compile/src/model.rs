@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crds::{ConditionStatus, ConditionType, DmvpnEndpoint, DmvpnNetwork, DmvpnSpoke, Reason};
+use crds::{Cidr, ConditionStatus, ConditionType, DmvpnEndpoint, DmvpnNetwork, DmvpnSpoke, Reason};
 use serde::{Deserialize, Serialize};
 
 /// All that is known.
@@ -19,6 +19,8 @@ pub struct Inputs {
     pub addresses: Vec<Allocated>,
     /// Those of them that may still be on a tunnel though their owner is gone: nobody else gets them yet.
     pub in_use: Vec<Allocated>,
+    /// Prefixes that tunnels here lead to, for the nodes behind them.
+    pub reached: Vec<Reached>,
 }
 
 /// What matters of a node.
@@ -37,6 +39,20 @@ pub struct NodeFacts {
     /// Its InternalIP addresses.
     #[serde(default)]
     pub internal_ips: Vec<IpAddr>,
+    /// Prefixes of its pods (`spec.podCIDRs`).
+    #[serde(default)]
+    pub pod_cidrs: Vec<Cidr>,
+}
+
+/// Prefixes that a tunnel leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reached {
+    /// Name of the network.
+    pub network: String,
+    /// The node.
+    pub node: String,
+    /// The prefixes.
+    pub prefixes: Vec<Cidr>,
 }
 
 /// An overlay address that was allocated from a network's pools.

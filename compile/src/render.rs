@@ -8,6 +8,7 @@ use crds::endpoint::{
     EndpointTunnel, Role,
 };
 use crds::network::{HubMode, IpsecMode, MulticastMode, Nbma, NhrpMode, Phase};
+use crds::spoke::PlacementType;
 use crds::{DmvpnEndpoint, DmvpnEndpointSpec, NETWORK_LABEL};
 
 use crate::network::{HubView, Network};
@@ -45,7 +46,7 @@ pub(crate) fn endpoint(
         phase: settings.phase,
         overlay: network.overlay.clone(),
         addresses: addresses(network, hub, shown),
-        subnets: subnets(shown),
+        subnets: subnets(site, shown),
         advertise: hub.map(|h| h.advertise.clone()).unwrap_or_default(),
         tunnel: tunnel(site, network, hub, &nhs)?,
         nhrp: EndpointNhrp {
@@ -60,6 +61,8 @@ pub(crate) fn endpoint(
         routing: EndpointRouting { protocol: settings.routing.protocol, metric: settings.routing.metric },
         nhs,
         ipsec: ipsec(network),
+        gateway: None,
+        tells_prefixes: false,
     };
     let mut endpoint = DmvpnEndpoint::new(&names::endpoint(&network.name, &site.node.name), spec);
     if network.name.len() <= 63 {
@@ -161,7 +164,9 @@ fn addresses(
     own.chain(spokes).collect()
 }
 
-fn subnets(members: &[(&Member, &Spoke<'_>)]) -> Vec<EndpointSubnet> {
+/// Prefixes behind the site. Those of pods are announced as themselves: whatever else the node does with their packets,
+/// they keep their addresses.
+fn subnets(site: &Site<'_>, members: &[(&Member, &Spoke<'_>)]) -> Vec<EndpointSubnet> {
     let mut subnets: Vec<EndpointSubnet> = members
         .iter()
         .flat_map(|(_, spoke)| {
@@ -172,6 +177,16 @@ fn subnets(members: &[(&Member, &Spoke<'_>)]) -> Vec<EndpointSubnet> {
             })
         })
         .collect();
+    for (_, spoke) in members {
+        let every = spoke.object.spec.placement.type_ == PlacementType::EveryNode;
+        for (_, cidr) in spoke.pods.iter().filter(|(node, _)| !every || node.name == site.node.name) {
+            // What has another name has no second one.
+            if !subnets.iter().any(|it| it.cidr.overlaps(cidr)) {
+                let (cidr, advertise_as) = (*cidr, Some(*cidr));
+                subnets.push(EndpointSubnet { cidr, advertise_as, owner: spoke.name.clone() });
+            }
+        }
+    }
     subnets.sort_by_key(|s| s.cidr);
     subnets
 }

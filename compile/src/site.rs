@@ -8,7 +8,7 @@ use crds::spoke::{TunnelSource, TunnelSourceFrom};
 use crate::model::{Membership, NodeFacts};
 use crate::names;
 use crate::network::Network;
-use crate::spoke::Spoke;
+use crate::spoke::{Spoke, SubnetView};
 
 /// One network on one node.
 pub(crate) struct Site<'a> {
@@ -21,6 +21,8 @@ pub(crate) struct Site<'a> {
     pub(crate) members: Vec<Member>,
     /// Tunnel source that somebody asked for, and who.
     source: Option<(TunnelSource, String)>,
+    /// Prefixes behind the node, and whose they are.
+    locals: Vec<(SubnetView, String)>,
 }
 
 /// A spoke on a node.
@@ -33,7 +35,7 @@ pub(crate) struct Member {
 
 impl<'a> Site<'a> {
     pub(crate) fn new(network: usize, node: &'a NodeFacts, hub: Option<String>) -> Self {
-        Self { network, node, hub, members: Vec::new(), source: None }
+        Self { network, node, hub, members: Vec::new(), source: None, locals: Vec::new() }
     }
 
     /// Adds a spoke, unless it contradicts those that are here already.
@@ -49,6 +51,10 @@ impl<'a> Site<'a> {
                 return;
             }
             self.source = Some((asked.clone(), format!("DmvpnSpoke/{}", spoke.name)));
+        }
+        if let Some((field, message)) = self.named_twice(spoke) {
+            spoke.faults.degrade(Reason::OverlappingSubnets, field, message);
+            return;
         }
         if let (Some(group), Some(hub)) = (&spoke.object.spec.qos_group, &self.hub) {
             let message = format!(
@@ -71,7 +77,27 @@ impl<'a> Site<'a> {
             };
             addresses = allocated;
         }
+        self.locals.extend(spoke.subnets.iter().map(|it| (*it, spoke.name.clone())));
         self.members.push(Member { spoke: at, addresses });
+    }
+
+    /// A subnet that lies behind this node under another name already: (field, message).
+    fn named_twice(&self, spoke: &Spoke<'_>) -> Option<(String, String)> {
+        spoke.subnets.iter().enumerate().find_map(|(i, own)| {
+            let clash = |(other, _): &&(SubnetView, String)| {
+                other.cidr.overlaps(&own.cidr) && (other.advertise_as.is_some() || own.advertise_as.is_some())
+            };
+            let (other, who) = self.locals.iter().find(clash)?;
+            let message = format!(
+                "{} overlaps {} of DmvpnSpoke/{who}, which is behind node {} too and announced as {}: leave one of \
+                 them out",
+                own.cidr,
+                other.cidr,
+                self.node.name,
+                other.announced()
+            );
+            Some((format!("spec.subnets[{i}].cidr"), message))
+        })
     }
 
     /// Whether anything is here after all.

@@ -1,5 +1,6 @@
 //! A spoke with its texts read, and what is wrong with it alone or beside its network.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crds::spoke::{PlacementType, TunnelSource, TunnelSourceFrom};
@@ -21,6 +22,10 @@ pub(crate) struct Spoke<'a> {
     pub(crate) subnets: Vec<SubnetView>,
     /// Nodes here that it is placed on, by name.
     pub(crate) nodes: Vec<&'a NodeFacts>,
+    /// Nodes here that it is to be the gateway of, by name.
+    pub(crate) behind: Vec<&'a NodeFacts>,
+    /// Pod prefixes that it announces, each with its node, once all have joined their networks.
+    pub(crate) pods: Vec<(&'a NodeFacts, Cidr)>,
     pub(crate) faults: Faults,
 }
 
@@ -46,6 +51,8 @@ impl<'a> Spoke<'a> {
             addresses: Vec::new(),
             subnets: Vec::new(),
             nodes: Vec::new(),
+            behind: Vec::new(),
+            pods: Vec::new(),
             faults: Faults::default(),
         };
         support.check_spoke(&object.spec, &mut spoke.faults);
@@ -115,6 +122,16 @@ impl<'a> Spoke<'a> {
                 let part = if subnet.advertise_as.is_some() { "advertiseAs" } else { "cidr" };
                 self.faults.reject(reason, format!("spec.subnets[{i}].{part}"), message);
             }
+            if let (Some(vrf), Some(to), false) =
+                (&network.object.spec.tunnel.vrf, subnet.advertise_as, self.external())
+            {
+                let message = format!(
+                    "{to} is not supported by this version in a VRF ({vrf}): remove it, \
+                     or tunnel.vrf of DmvpnNetwork/{}",
+                    network.name
+                );
+                self.faults.reject(Reason::NotSupported, format!("spec.subnets[{i}].advertiseAs"), message);
+            }
         }
         for (i, hub) in self.object.spec.hubs.iter().enumerate() {
             if let Some(message) = network.no_such_hub(hub) {
@@ -169,7 +186,7 @@ impl<'a> Spoke<'a> {
     }
 
     fn read_subnets(&mut self) {
-        let mut seen = PrefixIndex::default();
+        let (mut seen, mut locals) = (PrefixIndex::default(), PrefixIndex::default());
         for (i, subnet) in self.object.spec.subnets.iter().enumerate() {
             let field = format!("spec.subnets[{i}]");
             let cidr = match subnet.cidr.parse::<Cidr>() {
@@ -201,6 +218,13 @@ impl<'a> Spoke<'a> {
                 self.faults.reject(Reason::OverlappingSubnets, format!("{field}.cidr"), message);
                 continue;
             }
+            // The same addresses cannot have two names.
+            if let Some((other, _)) = locals.overlapping(&cidr) {
+                let message = format!("{cidr} overlaps {other} of the same spoke: leave one of them out");
+                self.faults.reject(Reason::OverlappingSubnets, format!("{field}.cidr"), message);
+                continue;
+            }
+            locals.insert(cidr, &self.name);
             seen.insert(view.announced(), &self.name);
             self.subnets.push(view);
         }
@@ -214,13 +238,19 @@ impl<'a> Spoke<'a> {
             let message = format!("{key} must be a label key such as dmvpn.io/site: correct it");
             self.faults.reject(Reason::Invalid, "spec.placement.nodeSelector", message);
         }
-        let matching = || {
-            let wanted = placement.node_selector.as_ref();
-            let fits = move |n: &&&NodeFacts| {
+        let gateway = self.object.spec.gateway_for.as_ref().map(|it| &it.node_selector);
+        for key in gateway.into_iter().flatten().map(|(key, _)| key).filter(|key| !bounds::is_label_key(key))
+        {
+            let message = format!("{key} must be a label key such as dmvpn.io/site: correct it");
+            self.faults.reject(Reason::Invalid, "spec.gatewayFor.nodeSelector", message);
+        }
+        let fitting = |wanted: Option<&'a BTreeMap<String, String>>| {
+            let fits = move |n: &&&'a NodeFacts| {
                 wanted.is_some_and(|w| w.iter().all(|(k, v)| n.labels.get(k) == Some(v)))
             };
             nodes.iter().filter(fits).copied()
         };
+        let matching = || fitting(placement.node_selector.as_ref());
         self.nodes = match placement.type_ {
             PlacementType::External => return,
             PlacementType::Node => {
@@ -232,6 +262,10 @@ impl<'a> Spoke<'a> {
             PlacementType::EveryNode => matching().collect(),
             PlacementType::OneNode => matching().min_by_key(|n| (!n.ready, &n.name)).into_iter().collect(),
         };
+        if !self.nodes.is_empty() {
+            let own = |it: &&NodeFacts| self.nodes.iter().any(|node| node.name == it.name);
+            self.behind = fitting(gateway).filter(|it| !own(it)).collect();
+        }
         if self.nodes.is_empty() {
             let (field, message) = match &placement.node_name {
                 Some(name) => (

@@ -5,7 +5,7 @@ use crds::network::{
     AuthenticationType, Certificate, DmvpnNetworkSpec, DscpPolicy, IpsecMode, MulticastMode, NhrpMode, Phase,
     RegistrationPolicy, RoutingProtocol, UnderlayFamily,
 };
-use crds::spoke::{DmvpnSpokeSpec, PodCidrPolicy};
+use crds::spoke::DmvpnSpokeSpec;
 use crds::{Reason, schema};
 use serde::Serialize;
 
@@ -199,18 +199,6 @@ const NETWORK: &[Row<DmvpnNetworkSpec>] = &[
 ];
 
 const SPOKE: &[Row<DmvpnSpokeSpec>] = &[
-    Row {
-        asked: |s| {
-            let mapped =
-                s.subnets.iter().enumerate().filter_map(|(i, n)| Some((i, n.advertise_as.as_ref()?)));
-            mapped.map(|(i, to)| Ask(format!("spec.subnets[{i}].advertiseAs"), text(to))).collect()
-        },
-        instead: "remove it",
-    },
-    Row {
-        asked: |s| when(s.pod_cidr_policy != PodCidrPolicy::None, "spec.podCIDRPolicy", s.pod_cidr_policy),
-        instead: "use None",
-    },
     Row {
         asked: |s| some("spec.identity", s.identity.as_ref()),
         instead: "remove it; nothing proves an identity without IPsec",

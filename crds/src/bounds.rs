@@ -169,6 +169,11 @@ fields! {
             "",
         )]),
     }));
+    /// Labels of nodes that are meant; none: all.
+    node_labels => json!({
+        "type": "object", "maxProperties": 16,
+        "additionalProperties": {"type": "string", "maxLength": 63, "pattern": LABEL_VALUE},
+    });
     /// Node selector: labels that a node must have, all of them.
     node_selector => json!({
         "type": "object", "minProperties": 1, "maxProperties": 16,

@@ -127,6 +127,35 @@ pub struct DmvpnEndpointSpec {
     /// Protection by IPsec: no clear GRE ever enters or leaves. Absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipsec: Option<EndpointIpsec>,
+    /// Where the network is reached from a node without a tunnel of its own (role Behind).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<EndpointGateway>,
+    /// Its status lists the prefixes that it leads to: other nodes reach them through it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tells_prefixes: bool,
+}
+
+/// The node that leads to the network.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointGateway {
+    /// Its name.
+    #[schemars(schema_with = "bounds::subdomain")]
+    pub node_name: String,
+    /// The `DmvpnSpoke` that makes it one.
+    #[schemars(schema_with = "bounds::owner")]
+    pub owner: String,
+    /// Its InternalIP addresses.
+    #[schemars(length(min = 1, max = 8), extend("x-kubernetes-list-type" = "set"))]
+    pub addresses: Vec<IpAddr>,
+    /// Prefixes that are reached through it, the overlay aside.
+    #[serde(default)]
+    #[schemars(length(max = 512), extend("x-kubernetes-list-type" = "set"))]
+    pub prefixes: Vec<Cidr>,
+    /// Announced prefixes of pods of this node: they keep their addresses on the way there.
+    #[serde(default)]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "set"))]
+    pub pods: Vec<Cidr>,
 }
 
 /// Whether the tunnel should be there.
@@ -147,6 +176,8 @@ pub enum Role {
     Spoke,
     /// A hub that registers with another hub.
     HubSpoke,
+    /// None: it reaches the network through another node of its cluster.
+    Behind,
 }
 
 /// An overlay address.
@@ -497,6 +528,10 @@ pub struct DmvpnEndpointStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 65535))]
     pub path_mtu: Option<i32>,
+    /// Prefixes that it leads to, for nodes behind it (`spec.tellsPrefixes`); without default routes, 1024 at the most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024), extend("x-kubernetes-list-type" = "set"))]
+    pub prefixes: Vec<Cidr>,
     /// External spokes of `spec.external` that are registered here; on hubs only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(

@@ -65,6 +65,10 @@ reasons! {
         "Use prefixes that do not overlap.";
     OverlappingSubnets: "Two spokes of the network have overlapping subnets.",
         "Change one of them, or map it 1:1 with subnets[].advertiseAs.";
+    PodCidrMissing: "A node whose pods are to be announced has no `spec.podCIDRs`.",
+        "Wait, or have the cluster allocate them (kube-controller-manager --allocate-node-cidrs); else state subnets.";
+    GatewayElsewhere: "The node that leads to the network shares no link with this one.",
+        "Let the gateway and this node share a link, or give this node a tunnel of its own.";
     SubnetOverlapsOverlay: "A subnet overlaps the overlay.", "Use a prefix outside of spec.overlay of the network.";
     SubnetContainsNbma: "A subnet contains the underlay address of a hub: its packets would go into the tunnel.",
         "Leave the hub's underlay address out of the subnets.";

@@ -52,6 +52,16 @@ use crate::network::SecretRef;
         "tunnelSource is for tunnels of ours: remove it for placement.type External",
         ".tunnelSource",
     ),
+    (
+        "!has(self.gatewayFor) || self.placement.type in ['Node', 'OneNode']",
+        "one node is the gateway of others: use placement.type Node or OneNode",
+        ".gatewayFor",
+    ),
+    (
+        "self.placement.type != 'External' || !has(self.podCIDRPolicy) || self.podCIDRPolicy == 'None'",
+        "a router that is not ours has no pods: state its subnets, and podCIDRPolicy None",
+        ".podCIDRPolicy",
+    ),
 ])))]
 pub struct DmvpnSpokeSpec {
     /// Network that it belongs to. Cannot be changed: addresses and identities belong to the network.
@@ -81,9 +91,12 @@ pub struct DmvpnSpokeSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "bounds::labels")]
     pub hubs: Vec<String>,
-    /// Whether the pod prefixes of the node are announced.
+    /// Whether the pod prefixes (`spec.podCIDRs`) of its nodes, and of those that it is the gateway of, are announced.
     #[serde(default, rename = "podCIDRPolicy")]
     pub pod_cidr_policy: PodCidrPolicy,
+    /// Nodes of this cluster that reach the network through its node; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway_for: Option<GatewayFor>,
     /// IKE identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "bounds::identity")]
@@ -216,6 +229,16 @@ pub struct Subnet {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "bounds::prefix")]
     pub advertise_as: Option<String>,
+}
+
+/// Nodes that reach the network through a spoke's node: they have no tunnel of their own, but routes to it.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewayFor {
+    /// Labels that nodes must have, all of them; none: every node of the cluster. A node with a tunnel of its own is never
+    /// meant.
+    #[schemars(schema_with = "bounds::node_labels")]
+    pub node_selector: BTreeMap<String, String>,
 }
 
 /// Whether the pod prefixes of the node are announced.

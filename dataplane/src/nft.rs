@@ -1,8 +1,8 @@
 //! The nft rules beside a tunnel: one table `inet dmvpn_<network>` for each network, nothing outside it.
 //!
 //! [`render`] makes the text (pure), [`load`] hands it to `nft -f -`, which takes it as one transaction. The
-//! table has up to nine parts: redirect capture, MSS clamping, use tracking, multicast, the guard of a protected tunnel,
-//! whose GRE is taken, classes of what is shaped, and always the drop of ICMP
+//! table has up to ten parts: redirect capture, MSS clamping, use tracking, multicast, the guard of a protected tunnel,
+//! whose GRE is taken, classes of what is shaped, prefixes that are mapped, and always the drop of ICMP
 //! redirects that would leave by the tunnel and of multicast that the kernel itself would put into GRE. Loading a
 //! table anew empties its sets: load only when the text changed.
 
@@ -18,9 +18,11 @@ use tokio::process::Command;
 use crate::Error;
 use crate::names;
 
+mod mapping;
 mod peers;
 mod shape;
 
+pub use mapping::{Mapping, render_kept};
 pub use shape::shaped;
 
 /// What the name of each table of ours starts with.
@@ -69,6 +71,9 @@ pub struct Ruleset {
     pub peers: Option<Peers>,
     /// What goes to an overlay host gets its class of [`crate::model::ROOT`] (see [`classify`]).
     pub shape: bool,
+    /// Prefixes behind the node that have another name in the overlay, or are not to be masqueraded; disjoint on both
+    /// sides.
+    pub mappings: Vec<Mapping>,
 }
 
 /// What of GRE has to be protected.
@@ -210,6 +215,7 @@ pub fn render(rules: &Ruleset) -> String {
         let _ = writeln!(out, "\t\toifname \"{link}\" update @used6 {{ {v6} }}");
         end(out);
     }
+    mapping::render(out, &link, &rules.mappings);
     if rules.shape {
         shape::render(out, &link);
     }
@@ -460,6 +466,7 @@ mod tests {
             guard: None,
             peers: None,
             shape: false,
+            mappings: Vec::new(),
         }
     }
 

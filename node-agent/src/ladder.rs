@@ -73,6 +73,16 @@ impl Rung {
         Self::at(State::Intf, Reason::Starting, message)
     }
 
+    /// Shut down on purpose.
+    pub fn suspended(message: &str) -> Self {
+        Self::at(State::AdminDown, Reason::Suspended, message)
+    }
+
+    /// Held at the foot of the ladder.
+    pub fn held(trouble: &Trouble) -> Self {
+        Self::at(State::Intf, trouble.reason, trouble.message.clone())
+    }
+
     fn at(state: State, reason: Reason, message: impl Into<String>) -> Self {
         Self { state, reason: reason.to_string(), message: message.into() }
     }

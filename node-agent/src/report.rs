@@ -40,7 +40,7 @@ fn tunnel(t: &Tunnel, now: Time) -> view::Tunnel {
         index: t.link,
         role: match spec.role {
             Role::Hub => view::Role::Hub,
-            Role::Spoke => view::Role::Spoke,
+            Role::Spoke | Role::Behind => view::Role::Spoke,
             Role::HubSpoke => view::Role::HubSpoke,
         },
         line_up: t.line_is_up(),

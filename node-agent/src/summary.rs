@@ -5,11 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crds::Reason;
+use crds::{Cidr, Reason};
 
 use crate::ladder::{Rung, Trouble};
 use crate::source::Desired;
 use crate::tunnel::{Leaving, Tunnel};
+
+/// Most prefixes that are told of one tunnel.
+const TOLD: usize = 1024;
 
 /// The state of everything, in short.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -49,6 +52,8 @@ pub struct TunnelSummary {
     pub nbma: Option<IpAddr>,
     /// Number of peers.
     pub peers: usize,
+    /// Prefixes that it leads to, where the endpoint asks for them.
+    pub prefixes: Vec<Cidr>,
     /// External spokes that are registered, with their underlay addresses, in the order of the endpoint.
     pub external: Vec<(String, IpAddr)>,
 }
@@ -65,9 +70,12 @@ pub struct Unknown {
 impl TunnelSummary {
     /// Of a tunnel. Peers and external spokes are counted when `old` does not know better.
     pub fn new(tunnel: &Tunnel, old: Option<&Self>) -> Self {
-        let (peers, external) = match old.filter(|_| !tunnel.stirred) {
-            Some(old) => (old.peers, old.external.clone()),
-            None => count(tunnel),
+        let (peers, external, prefixes) = match old.filter(|_| !tunnel.stirred) {
+            Some(old) => (old.peers, old.external.clone(), old.prefixes.clone()),
+            None => {
+                let (peers, external) = count(tunnel);
+                (peers, external, prefixes(tunnel))
+            }
         };
         let interface = interface(tunnel);
         let local = tunnel.wanted.as_ref().map(|w| w.link.local);
@@ -85,6 +93,26 @@ impl TunnelSummary {
             leaving: is_leaving(tunnel),
             peers,
             external,
+            prefixes,
+        }
+    }
+
+    /// Of a network that is reached through another node.
+    pub fn behind(rung: Rung, interface: Option<Trouble>, hindrance: Option<Trouble>) -> Self {
+        Self {
+            rung,
+            interface,
+            unknown: None,
+            hindrance,
+            path_mtu: None,
+            mtu: None,
+            remark: String::new(),
+            leaving: false,
+            addresses: Vec::new(),
+            nbma: None,
+            peers: 0,
+            external: Vec::new(),
+            prefixes: Vec::new(),
         }
     }
 
@@ -127,6 +155,23 @@ fn interface(tunnel: &Tunnel) -> Option<Trouble> {
     let missing =
         || (tunnel.link == 0).then(|| Trouble::new(Reason::Starting, "the interface is being made"));
     tunnel.ground.trouble.clone().or_else(missing)
+}
+
+/// What it leads to besides the overlay, made as short as can be; no default routes.
+fn prefixes(tunnel: &Tunnel) -> Vec<Cidr> {
+    let Some(wanted) = tunnel.wanted.as_ref().filter(|_| tunnel.spec.tells_prefixes) else {
+        return Vec::new();
+    };
+    let own = tunnel.spec.overlay.iter();
+    let overlay: Vec<_> = own.map(|it| it.0).collect();
+    let led = wanted.leads_to();
+    let led: Vec<_> = led
+        .filter(|it| it.prefix_len() > 0 && !overlay.iter().any(|net| net.contains(it) || it.contains(net)))
+        .collect();
+    let mut short = ipnet::IpNet::aggregate(&led);
+    short.sort_unstable();
+    short.truncate(TOLD);
+    short.into_iter().map(Cidr).collect()
 }
 
 fn count(tunnel: &Tunnel) -> (usize, Vec<(String, IpAddr)>) {

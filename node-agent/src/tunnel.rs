@@ -436,7 +436,11 @@ impl Tunnel {
                 Output::Withdrawn => self.withdrawn = true,
                 Output::Event(event) => {
                     hubs_changed |= matches!(event, Event::NhsUp { .. } | Event::NhsChosen { .. });
-                    self.told |= matches!(event, Event::HubsTold { .. });
+                    // A hub that takes a prefix, or does not, is looked at with all the rest.
+                    self.told |= matches!(
+                        event,
+                        Event::HubsTold { .. } | Event::PrefixDenied { .. } | Event::PrefixTaken { .. }
+                    );
                     self.dirty = true;
                     self.stirred = true;
                     log(&self.spec.network, &event, &mut self.chatter, now);

@@ -257,7 +257,11 @@ fn trim<K: Resource<DynamicType = ()>>(object: &mut K) {
 /// A Node's images and the like are most of it, and none of our business.
 fn trim_node(node: &mut Node) {
     node.metadata.annotations = None;
-    node.spec = None;
+    node.spec = node.spec.take().map(|spec| k8s_openapi::api::core::v1::NodeSpec {
+        pod_cidr: spec.pod_cidr,
+        pod_cidrs: spec.pod_cidrs,
+        ..Default::default()
+    });
     if let Some(status) = node.status.take() {
         let conditions =
             status.conditions.map(|list| list.into_iter().filter(|c| c.type_ == "Ready").collect());

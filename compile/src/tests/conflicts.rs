@@ -45,6 +45,22 @@ fn spokes_at_fault() {
         ),
         (
             "",
+            "  overlayAddresses: [10.255.0.12]\n  subnets: [{cidr: 10.7.0.0/16, advertiseAs: 10.8.0.0/16}, {cidr: 10.7.1.0/24}]",
+            "OverlappingSubnets spec.subnets[1].cidr: 10.7.1.0/24 overlaps 10.7.0.0/16 of the same spoke",
+        ),
+        (
+            "",
+            "  overlayAddresses: [10.255.0.12]\n  subnets: [{cidr: 10.7.0.0/16, advertiseAs: 10.1.0.0/16}]",
+            "OverlappingSubnets spec.subnets[0].advertiseAs: 10.1.0.0/16 overlaps 10.1.0.0/24 of DmvpnSpoke/a",
+        ),
+        (
+            "  tunnel: {vrf: red}",
+            "  overlayAddresses: [10.255.0.12]\n  subnets: [{cidr: 10.7.0.0/16, advertiseAs: 10.8.0.0/16}]",
+            "NotSupported spec.subnets[0].advertiseAs: 10.8.0.0/16 is not supported by \
+             this version in a VRF (red)",
+        ),
+        (
+            "",
             "  overlayAddresses: [10.254.0.12]",
             "AddressOutsideOverlay spec.overlayAddresses[0]: 10.254.0.12 is outside of the overlay",
         ),
@@ -78,6 +94,31 @@ fn spokes_at_fault() {
         let got = fault_of_b(network, b);
         assert!(got.contains(want), "{b}\n got: {got}\nwant: {want}");
     }
+}
+
+#[test]
+fn the_same_prefix_behind_one_node_has_one_name() {
+    let mapped = |to: &str| format!("  subnets: [{{cidr: 10.1.0.0/24, advertiseAs: {to}}}]");
+    let on_a = "{type: Node, nodeName: a}";
+    let yaml = network("branches", "  addressing: {pools: [10.255.16.0/20]}")
+        + &spoke_at("one", on_a, &mapped("10.8.0.0/24"))
+        + &spoke_at("two", on_a, &mapped("10.9.0.0/24"))
+        + &spoke("b", &mapped("10.10.0.0/24"));
+    let compiled = compile(&inputs(&yaml, &["a", "b"]));
+    assert_eq!(compiled.names(), ["branches-a", "branches-b"]);
+    let subnets = |name: &str| {
+        let of = |s: &crds::endpoint::EndpointSubnet| {
+            format!("{} as {:?}", s.cidr, s.advertise_as.map(|it| it.to_string()))
+        };
+        compiled.endpoint(name).spec.subnets.iter().map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(subnets("branches-a"), ["10.1.0.0/24 as Some(\"10.8.0.0/24\")"]);
+    assert_eq!(subnets("branches-b"), ["10.1.0.0/24 as Some(\"10.10.0.0/24\")"], "on another node it may");
+    let faults = compiled.faults("DmvpnSpoke/two");
+    assert!(
+        faults[0].contains("10.1.0.0/24 overlaps 10.1.0.0/24 of DmvpnSpoke/one, which is behind node a too and announced as 10.8.0.0/24"),
+        "{faults:?}"
+    );
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Tables of inputs and what follows from them.
 
 mod addressing;
+mod behind;
 mod conflicts;
 mod endpoints;
 mod hierarchy;

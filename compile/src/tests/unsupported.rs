@@ -68,14 +68,6 @@ fn networks_that_ask_for_more_are_refused() {
 #[test]
 fn spokes_that_ask_for_more_are_refused_and_stop_nobody() {
     for (line, want) in [
-        (
-            "  subnets: [{cidr: 10.1.0.0/24, advertiseAs: 10.9.0.0/24}]",
-            "spec.subnets[0].advertiseAs: 10.9.0.0/24",
-        ),
-        (
-            "  podCIDRPolicy: Announce",
-            "spec.podCIDRPolicy: Announce is not supported by this version: use None",
-        ),
         ("  identity: a.example.net", "spec.identity: a.example.net"),
         ("  pskSecretRefs: [{name: s}]", "spec.pskSecretRefs: "),
         ("  group: g", "spec.group: g"),

@@ -9,6 +9,8 @@
 mod config;
 mod containers;
 
+pub use containers::Container;
+
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;

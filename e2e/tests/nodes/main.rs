@@ -1,6 +1,6 @@
 //! Kubernetes nodes in the guest: kubelet and containerd of three nodes, pods of our images, what an API server asks
-//! of a kubelet; two clusters whose management links do not meet; and a network under
-//! IPsec between them.
+//! of a kubelet; two clusters whose management links do not meet; a network under
+//! IPsec between them; and pods behind a gateway.
 
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use e2e::node::Plan;
 use e2e::ring4::{Needs, ring4};
 use e2e::{Cluster, Node, wait};
 
+mod gateway;
 mod protected;
 
 const PODS: Duration = Duration::from_secs(120);

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::PODS;
 
-const NAMESPACE: &str = "dmvpn-system";
+pub(crate) const NAMESPACE: &str = "dmvpn-system";
 const LINK: &str = "dm-secure";
 const HUB: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 254, 0, 1));
 const LOOK: Duration = Duration::from_millis(200);
@@ -62,7 +62,7 @@ spec:
 ";
 
 /// A cluster and its node that has a part in the network.
-type Place<'a> = (&'a Cluster, &'a Node);
+pub(crate) type Place<'a> = (&'a Cluster, &'a Node);
 
 pub(crate) fn across_clusters(
     lab: &Lab,
@@ -79,7 +79,7 @@ pub(crate) fn across_clusters(
     let before = [hub.dump()?, spoke.dump()?];
     east.0.kubectl(&["label", "node", east.1.name(), "dmvpn.io/hub=core", "--overwrite"])?;
     both(east, west, |(cluster, node)| {
-        install(cluster)?;
+        install(cluster, true)?;
         let charon = node.container("charon", PODS)?;
         wait::until(PODS, "the IKE daemon to keep one capability of two", || {
             for (field, value) in
@@ -156,7 +156,7 @@ pub(crate) fn across_clusters(
     Ok(())
 }
 
-fn both(a: Place<'_>, b: Place<'_>, act: impl Fn(Place<'_>) -> Result<()> + Sync) -> Result<()> {
+pub(crate) fn both(a: Place<'_>, b: Place<'_>, act: impl Fn(Place<'_>) -> Result<()> + Sync) -> Result<()> {
     std::thread::scope(|scope| {
         let other = scope.spawn(|| act(b));
         act(a)?;
@@ -164,11 +164,13 @@ fn both(a: Place<'_>, b: Place<'_>, act: impl Fn(Place<'_>) -> Result<()> + Sync
     })
 }
 
-fn install(cluster: &Cluster) -> Result<()> {
+/// `helm install`, with or without the IKE daemon.
+pub(crate) fn install(cluster: &Cluster, ipsec: bool) -> Result<()> {
     let chart = paths::repository().join("charts/dmvpn").display().to_string();
     let mut words = vec!["install", "dmvpn", &chart, "-n", NAMESPACE, "--create-namespace"];
     let host = format!("apiServer.host={}", cluster.server_address());
-    words.extend(["--set-string", &host, "--set", "ipsec.enabled=true", "--wait", "--timeout", "180s"]);
+    let enabled = format!("ipsec.enabled={ipsec}");
+    words.extend(["--set-string", &host, "--set", &enabled, "--wait", "--timeout", "180s"]);
     let mut values = Vec::new();
     for part in ["operator", "agent", "charon"] {
         for (key, value) in [

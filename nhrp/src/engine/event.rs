@@ -110,6 +110,22 @@ pub enum Event {
         /// Its NBMA address.
         nbma: IpAddr,
     },
+    /// A hub does not take a prefix that we announce.
+    PrefixDenied {
+        /// The prefix.
+        prefix: IpNet,
+        /// The hub's name.
+        hub: String,
+        /// Who announced what it overlaps with, if that is why.
+        holder: Option<IpAddr>,
+    },
+    /// A hub takes a prefix that it did not take before, or we no longer announce it there.
+    PrefixTaken {
+        /// The prefix.
+        prefix: IpNet,
+        /// The hub's name.
+        hub: String,
+    },
     /// An announced prefix was not accepted.
     PrefixRefused {
         /// The prefix.
@@ -199,6 +215,13 @@ impl fmt::Display for Event {
                 write!(f, "registered with hub {name} ({overlay}) at {nbma}")
             }
             Self::NhsUp { name, overlay: None, nbma } => write!(f, "registered with hub {name} at {nbma}"),
+            Self::PrefixDenied { prefix, hub, holder: Some(holder) } => {
+                write!(f, "hub {hub} does not take {prefix}: it overlaps with what {holder} announced first")
+            }
+            Self::PrefixDenied { prefix, hub, holder: None } => {
+                write!(f, "hub {hub} does not take {prefix}")
+            }
+            Self::PrefixTaken { prefix, hub } => write!(f, "{prefix} is no longer refused by hub {hub}"),
             Self::PrefixRefused { prefix, from, reason } => {
                 write!(f, "{prefix} announced by {from} refused: {reason}")
             }
@@ -230,6 +253,7 @@ impl Event {
                 | Self::Dropped { .. }
                 | Self::GroupUnknown { .. }
                 | Self::NhsDown { .. }
+                | Self::PrefixDenied { .. }
                 | Self::PrefixRefused { .. }
                 | Self::RegistrationRefused { .. }
         )

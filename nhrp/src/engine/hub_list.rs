@@ -7,7 +7,7 @@ use super::{Engine, Time};
 use crate::wire::{HUBS_HEADER, HubChunk, HubEntry, HubNbma, hub_flags};
 
 /// Type and length of the extension, and End after it.
-const FRAME: usize = 8;
+pub(crate) const FRAME: usize = 8;
 
 impl Engine {
     /// The answer to what a client says of the list that it holds: `None` if there is nothing to tell. `used` bytes of

@@ -6,7 +6,9 @@ use ipnet::IpNet;
 
 use super::bindings::Binding;
 use super::config::Uniqueness;
+use super::hub_list::FRAME;
 use super::learn::Assembly;
+use super::prefix_map::overlaps;
 use super::snapshot::Source;
 use super::{Budget, DropReason, Engine, Event, Received, Rule, Time};
 use crate::wire::{
@@ -18,6 +20,9 @@ const BINDING_BOUND: usize = 1 << 20;
 
 /// Addresses that may be registered from one underlay address: spokes behind one NAT share it.
 const HELD_BOUND: u32 = 1024;
+
+/// Prefixes that a client is told are not taken, in one reply.
+const DENIED: usize = 8;
 
 /// What becomes of a claim.
 enum Verdict {
@@ -318,11 +323,18 @@ impl Engine {
                     });
                 }
                 ext::HUBS => hubs = Some(extension),
+                ext::REFUSED => {}
                 ext::SOFTWARE => builder.append(false, ext::SOFTWARE, &Software::OURS.encode()),
                 ext::PREFIXES if list.is_some() => {
                     builder.append_by(false, ext::PREFIXES, |out| list.iter().for_each(|it| it.write(out)));
                 }
                 _ => builder.append(extension.compulsory, extension.kind, extension.value),
+            }
+        }
+        if let Some(denied) = list.as_ref().and_then(|_| self.denied_to(header.src_proto)) {
+            let denied = denied.encode();
+            if builder.len() + FRAME + denied.len() <= usize::from(self.config.mtu.max(576)) {
+                builder.append(false, ext::REFUSED, &denied);
             }
         }
         // Last: it takes what room is left.
@@ -334,6 +346,25 @@ impl Engine {
         }
         let builder = if received.packet.has_extensions() { builder.with_extensions() } else { builder };
         self.send(PacketType::RegistrationReply, received.from, builder.finish());
+    }
+
+    /// What of a client's list is not taken, and whose prefixes stand against it.
+    fn denied_to(&self, client: IpAddr) -> Option<PrefixChunk> {
+        let refused = self.bindings.get(&client)?.refused();
+        let prefixes: Vec<_> = refused.iter().copied().take(DENIED).collect();
+        let holder = |prefix: &IpNet| {
+            let mut others = self.prefixes.all_covering(*prefix).chain(self.prefixes.inside(*prefix));
+            let other = others.find(|(_, owner)| owner.via != client).map(|(_, owner)| owner.via);
+            let own = || {
+                let ours = self.config.subnets.iter().any(|own| overlaps(*own, *prefix));
+                let local = self.config.local.iter().copied();
+                local.into_iter().find(|it| ours && it.is_ipv4() == prefix.addr().is_ipv4())
+            };
+            other.or_else(own).filter(|it| it.is_ipv4() == prefix.addr().is_ipv4())
+        };
+        let next_hops = prefixes.iter().filter_map(|prefix| Some((*prefix, holder(prefix)?))).collect();
+        let chunk = PrefixChunk { flags: list_flags::FIRST, prefixes, next_hops, ..PrefixChunk::default() };
+        (!chunk.prefixes.is_empty()).then_some(chunk)
     }
 
     /// Whether the packet has a compulsory extension that we do not know (RFC 2332 §5.3).

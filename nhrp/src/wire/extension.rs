@@ -33,6 +33,9 @@ pub mod ext {
     pub const EGRESS: u16 = 0x3805;
     /// In a Resolution Request: the answer is to go back by the NHS that the request comes by. Empty.
     pub const BACK: u16 = 0x3806;
+    /// In a Registration Reply: prefixes of the client's list that the NHS does not take, each with the overlay address
+    /// of who announced what it overlaps with. A prefix list of one chunk.
+    pub const REFUSED: u16 = 0x3807;
 }
 
 /// Bit "compulsory" of the type word.

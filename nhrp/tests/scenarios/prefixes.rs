@@ -99,6 +99,20 @@ fn overlaps_are_refused_by_name_and_first_come_stays() {
         && line.contains("10.2.0.0/16")
         && line.contains("10.255.0.2")));
     assert!(text.iter().any(|line| line.contains("old-router")));
+    // The client is told: what, and who has it.
+    let denied =
+        |sim: &Net| sim.nodes[b].engine.denied().map(|(_, it, holder)| (it, holder)).collect::<Vec<_>>();
+    for (prefix, holder) in [
+        ("10.2.3.0/24", Some(overlay(2))),
+        ("10.0.0.0/8", Some(overlay(2))),
+        ("10.1.0.128/25", Some(overlay(1))),
+        ("198.18.0.0/24", None),
+    ] {
+        assert!(denied(&sim).contains(&(net(prefix), holder)), "{prefix}: {:?}", denied(&sim));
+        let told = |event: &Event| matches!(event, Event::PrefixDenied { prefix: p, holder: h, .. } if *p == net(prefix) && *h == holder);
+        assert_eq!(sim.nodes[b].events.iter().filter(|it| told(it)).count(), 1, "{prefix}");
+    }
+    assert_eq!((denied(&sim).len(), sim.nodes[a].engine.denied().count()), (bad.len(), 0));
     let before = text.len();
     sim.run(100_000);
     assert_eq!(sim.nodes[h].events.len(), before, "a refusal is told once, not with each refresh");
@@ -106,6 +120,10 @@ fn overlaps_are_refused_by_name_and_first_come_stays() {
     sim.input(a, Input::Withdraw);
     sim.run(25_000);
     assert_eq!(sim.nodes[h].routes[&(net("10.2.3.0/24"), RouteKind::Registered)], overlay(3));
+    assert!(!denied(&sim).iter().any(|(it, _)| *it == net("10.2.3.0/24")), "{:?}", denied(&sim));
+    let taken =
+        |event: &Event| matches!(event, Event::PrefixTaken { prefix, .. } if *prefix == net("10.2.3.0/24"));
+    assert!(sim.has_event(b, taken));
     assert!(sim.registered(b));
 }
 

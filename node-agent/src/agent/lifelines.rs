@@ -70,7 +70,7 @@ impl Known {
     }
 
     /// What no route of ours may take away.
-    fn kept(&self) -> BTreeSet<IpAddr> {
+    pub(super) fn kept(&self) -> BTreeSet<IpAddr> {
         let api = self.api.iter().filter(|(_, outside)| **outside).map(|(address, _)| *address);
         self.gateways.keys().copied().chain(api).collect()
     }

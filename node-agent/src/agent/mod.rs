@@ -1,9 +1,10 @@
 //! The agent's task: it owns all state and is the only one that changes it.
 //!
 //! `mod.rs` is the loop (what woke us → what to do), [`reconcile`] makes the kernel equal to the plan, [`underlay`]
-//! finds tunnel sources and paths to hubs, [`lifelines`] rolls back what cuts the node off, [`multicast`] copies multicast, [`ipsec`] sees to protection, [`removal`] takes tunnels away,
+//! finds tunnel sources and paths to hubs, [`behind`] sees to networks that are reached through another node, [`lifelines`] rolls back what cuts the node off, [`multicast`] copies multicast, [`ipsec`] sees to protection, [`removal`] takes tunnels away,
 //! [`shaping`] sees to how fast hubs send, [`strangers`] tells wrong keys, [`publish`] tells the summary.
 
+mod behind;
 mod ipsec;
 mod lifelines;
 mod multicast;
@@ -21,7 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
-use dataplane::model::KernelEvent;
+use dataplane::model::{KernelEvent, Route};
 use dataplane::{GreRefused, Kernel, Logged, nflog};
 use nhrp::{Input, LinkId, Origin, Time};
 use tokio::sync::{mpsc, watch};
@@ -81,6 +82,10 @@ pub struct Agent {
     kernel: Kernel,
     desired: Arc<Desired>,
     tunnels: BTreeMap<String, Tunnel>,
+    /// Networks that are reached through another node.
+    behind: BTreeMap<String, behind::Behind>,
+    /// Routes by gateways that were wanted since this agent started, as far as they may still be there.
+    routed: BTreeSet<Route>,
     /// How often what is registered at one of several links of a networkId had changed when the others were told.
     beside_seen: u64,
     /// When they were told.
@@ -178,6 +183,8 @@ impl Agent {
             kernel,
             desired: Arc::default(),
             tunnels: BTreeMap::new(),
+            behind: BTreeMap::new(),
+            routed: BTreeSet::new(),
             beside_seen: 0,
             beside_at: Time(0),
             met: BTreeSet::new(),
@@ -273,7 +280,9 @@ impl Agent {
         let now = clock::now();
         self.desired = desired;
         let desired = Arc::clone(&self.desired);
-        let wanted = desired.endpoints.iter().map(|e| (e.spec.network.clone(), self.on_trial(e, now)));
+        self.configure_behind(&desired);
+        let own = desired.endpoints.iter().filter(|e| e.spec.gateway.is_none());
+        let wanted = own.map(|e| (e.spec.network.clone(), self.on_trial(e, now)));
         let wanted: BTreeMap<_, _> = wanted.collect();
         let removals: BTreeSet<_> = desired.removals.iter().map(|r| r.spec.network.as_str()).collect();
         self.gone.retain(|network| removals.contains(network.as_str()));
@@ -283,7 +292,9 @@ impl Agent {
         self.trials.retain(|network, _| named(network));
         self.proven.retain(|network, _| named(network));
         for (network, tunnel) in &mut self.tunnels {
-            let meant = !self.desired.keep_unnamed || removals.contains(network.as_str());
+            let meant = !self.desired.keep_unnamed
+                || removals.contains(network.as_str())
+                || self.behind.contains_key(network);
             if meant && !wanted.contains_key(network) && !tunnel.doomed {
                 info!(network, "endpoint is gone");
                 tunnel.remove(now);
@@ -542,7 +553,9 @@ impl Agent {
                 warn!("kernel events were lost: everything is dumped again");
                 true
             }
-            other => self.tunnels.values().any(|t| reconcile::disturbs(other, t)),
+            other => {
+                self.tunnels.values().any(|t| reconcile::disturbs(other, t)) || self.disturbs_behind(other)
+            }
         };
         if matches!(event, KernelEvent::Nft { .. } | KernelEvent::Overrun) {
             self.nft_at = now;

@@ -25,7 +25,8 @@ impl Agent {
             && Arc::ptr_eq(&old.desired, &self.desired)
             && old.gone == self.gone
             && old.rolled_back == rolled_back
-            && old.tunnels.len() == self.tunnels.len()
+            && old.tunnels.len() == self.tunnels.len() + self.behind.len()
+            && self.behind.iter().all(|(name, it)| old.tunnels.get(name) == Some(&it.summary()))
             && self.tunnels.iter().all(|(name, t)| old.tunnels.get(name).is_some_and(|o| o.holds(t)));
         if same {
             return;
@@ -36,9 +37,10 @@ impl Agent {
             let known = old.tunnels.get(name).filter(|_| counted);
             (name.clone(), TunnelSummary::new(tunnel, known))
         });
+        let behind = self.behind.iter().map(|(name, it)| (name.clone(), it.summary()));
         let new = Summary {
             desired: Arc::clone(&self.desired),
-            tunnels: tunnels.collect(),
+            tunnels: behind.chain(tunnels).collect(),
             gone: self.gone.clone(),
             rolled_back,
         };

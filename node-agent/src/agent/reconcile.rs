@@ -55,6 +55,7 @@ impl Agent {
         for network in &names {
             self.reconcile_tunnel(network, &observed, look_at_nft).await;
         }
+        self.reconcile_behind(&observed, look_at_nft).await;
         self.want_names();
         self.begin_farewells(clock::now());
         self.remove_stale_pins(&observed).await;
@@ -247,8 +248,11 @@ impl Agent {
         match nft::tables().await {
             Ok(tables) => {
                 for table in tables {
-                    let wanted = self.tunnels.keys().any(|n| nft::table(n) == table)
-                        || kept.values().any(|n| nft::table(n) == table);
+                    let is_of = |network: &String| nft::table(network) == table;
+                    let asked = self.met.iter().chain(removals.iter().map(|it| &it.spec.network)).any(is_of);
+                    let wanted = self.tunnels.keys().chain(self.behind.keys()).any(is_of)
+                        || kept.values().any(|n| nft::table(n) == table)
+                        || (unsure && !asked);
                     if !wanted && let Err(error) = nft::load(&nft::remove_table(&table)).await {
                         warn!(table, %error, "stale nft table not removed");
                     }

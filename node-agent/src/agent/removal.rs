@@ -65,7 +65,8 @@ impl Agent {
                     true
                 }
             };
-            if link || route || table || self.is_held(network) {
+            let behind = self.behind.contains_key(network) || self.is_routed_by_gateway(removal, observed);
+            if link || route || table || behind || self.is_held(network) {
                 self.nft_at = clock::now();
                 self.reconcile_at = clock::now().after(RETRY_MS);
             } else {

@@ -2,10 +2,11 @@
 //!
 //! Nothing here does I/O: `wanted` builds the set, [`diff`] compares it with a dump, [`nhrp`] makes the engine's
 //! configuration, [`over6`] puts the outer header into routes where the underlay is IPv6, [`pins`] keeps the tunnel's own
-//! packets on the underlay, and [`keep`] what the node lives by, [`several`] keeps networks apart, [`shaping`] says what a hub sends how fast to whom, [`adopt`] fills gaps of a snapshot from the kernel after a
+//! packets on the underlay, and [`keep`] what the node lives by, [`behind`] is for nodes without a tunnel of their own, [`several`] keeps networks apart, [`shaping`] says what a hub sends how fast to whom, [`adopt`] fills gaps of a snapshot from the kernel after a
 //! restart.
 
 pub mod adopt;
+pub mod behind;
 pub mod certificate;
 pub mod diff;
 pub mod ipsec;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crds::endpoint::{DmvpnEndpointSpec, Role};
 use crds::network::{DscpPolicy, MulticastMode, NhrpMode, Phase};
 use dataplane::model::{Address, GreLink, Neighbour, Op, Route, Target};
-use dataplane::nft::{Capture, Guard, Peers, Ruleset, Use};
+use dataplane::nft::{Capture, Guard, Mapping, Peers, Ruleset, Use};
 use ipnet::IpNet;
 use nhrp::{Multicast, Output, RouteKind, Time};
 
@@ -201,6 +201,7 @@ impl Wanted {
                 _ => None,
             },
             shape: shaping.is_on(),
+            mappings: mappings(spec),
         };
         Self {
             network: spec.network.clone(),
@@ -254,6 +255,14 @@ impl Wanted {
         let keep = std::mem::take(&mut self.keep);
         let dead = self.dead && new.link.remote == self.link.remote;
         *self = Self { learned, hosts, visitors, assigned, underlay, dead, keep, ..new };
+    }
+
+    /// Prefixes that the tunnel leads to, whichever way: told by hubs, registered here, or fixed.
+    pub fn leads_to(&self) -> impl Iterator<Item = IpNet> + '_ {
+        let told = |kind: &RouteKind| matches!(kind, RouteKind::Announced | RouteKind::Registered);
+        let learned = self.learned.keys().filter(move |(_, kind)| told(kind)).map(|(prefix, _)| *prefix);
+        let fixed = self.fixed.iter().filter(|(_, way)| **way != Way::Unreachable);
+        learned.chain(fixed.map(|((prefix, _), _)| *prefix))
     }
 
     /// Forgets what the engine found out.
@@ -541,6 +550,12 @@ fn plain(way: Way, link: u32) -> Target {
         Way::Via(hop) => Target::Link { link, via: Some(hop) },
         Way::Unreachable => Target::Unreachable,
     }
+}
+
+/// Prefixes behind the node that are mapped, or keep their addresses.
+fn mappings(spec: &DmvpnEndpointSpec) -> Vec<Mapping> {
+    let named = spec.subnets.iter().filter_map(|it| Some((it.cidr.0, it.advertise_as?.0)));
+    named.map(|(local, announced)| Mapping { local, announced }).collect()
 }
 
 /// Whose GRE is let into a multipoint tunnel over IPv6: those who are mapped, and those who are dealt with.

@@ -213,6 +213,7 @@ impl Reader {
             spoke
         });
         compile::compile(&Inputs {
+            reached: Vec::new(),
             networks: networks.collect(),
             spokes: spokes.collect(),
             nodes: vec![node],

@@ -90,6 +90,7 @@ pub fn status(verdict: &Verdict, stored: &DmvpnEndpointStatus, now: &Time) -> Dm
         peers: verdict.peers,
         path_mtu: verdict.path_mtu.or(stored.path_mtu),
         external: verdict.external.clone(),
+        prefixes: verdict.prefixes.clone(),
         conditions: list,
     }
 }

@@ -62,6 +62,7 @@ fn summary(generation: i64, rung: Rung, peers: usize) -> Summary {
     let nbma = "192.0.2.7".parse().ok().filter(|_| interface.is_none());
     let addresses = ["10.255.0.11", "fd00::11"].iter().filter_map(|a| a.parse().ok()).collect();
     let tunnel = TunnelSummary {
+        prefixes: Vec::new(),
         rung,
         interface,
         unknown: None,

@@ -2,7 +2,7 @@
 
 use crds::endpoint::ExternalStatus;
 use crds::network::NhrpMode;
-use crds::{ConditionStatus, ConditionType, DmvpnEndpointStatus, Reason, STATE_ABSENT};
+use crds::{Cidr, ConditionStatus, ConditionType, DmvpnEndpointStatus, Reason, STATE_ABSENT};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use view::State;
 
@@ -44,6 +44,8 @@ pub struct Verdict {
     pub path_mtu: Option<i32>,
     /// External spokes that are registered.
     pub external: Vec<ExternalStatus>,
+    /// Prefixes that it leads to, where they are asked for.
+    pub prefixes: Vec<Cidr>,
     /// Conditions: type, status, reason, message.
     pub conditions: Vec<(ConditionType, ConditionStatus, Reason, String)>,
 }
@@ -135,6 +137,7 @@ impl Verdict {
             peers: Some(0),
             path_mtu: None,
             external: Vec::new(),
+            prefixes: Vec::new(),
             conditions: Vec::new(),
         }
     }
@@ -150,6 +153,7 @@ impl Verdict {
         self.nbma = tunnel.nbma.map(|a| a.to_string());
         self.peers = Some(i32::try_from(tunnel.peers).unwrap_or(i32::MAX));
         self.path_mtu = tunnel.path_mtu.and_then(|mtu| i32::try_from(mtu).ok());
+        self.prefixes.clone_from(&tunnel.prefixes);
         let external = tunnel.external.iter();
         self.external =
             external.map(|(name, nbma)| ExternalStatus { name: name.clone(), nbma: *nbma }).collect();
@@ -253,6 +257,7 @@ impl Verdict {
             && status.nbma == self.nbma
             && status.peers == self.peers
             && (self.path_mtu.is_none() || status.path_mtu == self.path_mtu)
+            && same_prefixes(&status.prefixes, &self.prefixes)
             && same_external(&status.external, &self.external)
             && ours.len() == self.conditions.len()
             && self.conditions.iter().all(says)
@@ -281,6 +286,12 @@ fn same_external(a: &[ExternalStatus], b: &[ExternalStatus]) -> bool {
         sorted.iter_mut().for_each(|list| list.sort_by(|a, b| a.name.cmp(&b.name)));
         sorted[0] == sorted[1]
     }
+}
+
+/// The server keeps a set in an order of its own.
+fn same_prefixes(a: &[Cidr], b: &[Cidr]) -> bool {
+    let set = |list: &[Cidr]| list.iter().copied().collect::<std::collections::BTreeSet<_>>();
+    a.len() == b.len() && set(a) == set(b)
 }
 
 fn is_owned(condition: &Condition) -> bool {
@@ -332,5 +343,6 @@ fn needs_a_hand(reason: Reason) -> bool {
             | Reason::AddressNotAssigned
             | Reason::PoolExhausted
             | Reason::KeyMismatchSuspected
+            | Reason::GatewayElsewhere
     )
 }

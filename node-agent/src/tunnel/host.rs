@@ -28,6 +28,14 @@ impl Tunnel {
         let off = |family: &str| {
             trouble(Reason::ForwardingDisabled, format!("this node forwards no {family} packets"))
         };
+        let denied = self.engine.as_ref().and_then(|engine| {
+            let (hub, prefix, holder) = engine.denied().next()?;
+            let why = match holder {
+                Some(holder) => format!(" since it overlaps with what {holder} announced first"),
+                None => String::new(),
+            };
+            Some(format!("hub {hub} does not lead to {prefix}{why}"))
+        });
         self.hindrance = match () {
             () if forwards && !host.ipv4_forwarding && prefixes().any(Cidr::is_ipv4) => Some(off("IPv4")),
             () if forwards && !host.ipv6_forwarding && prefixes().any(|p| !p.is_ipv4()) => Some(off("IPv6")),
@@ -38,6 +46,7 @@ impl Tunnel {
                     host.strict.iter().take(3).cloned().collect::<Vec<_>>().join(", ")
                 ),
             )),
+            () if denied.is_some() => denied.map(|it| trouble(Reason::OverlappingSubnets, it)),
             () if self.unshaped.is_some() => {
                 self.unshaped.as_ref().map(|why| trouble(Reason::NotShaped, why.clone()))
             }

@@ -33,6 +33,12 @@ pub(super) fn wanted(facts: &Facts<'_>) -> (Endpoints, BTreeSet<String>) {
         if facts.network_refused(network) {
             kept.insert(format!("DmvpnNetwork/{network}"));
             wanted.insert(name(old).to_owned(), Wanted { endpoint: old.clone(), held: true });
+        } else if let Some(gateway) = &old.spec.gateway {
+            // Its routes stay, unless the node has got a tunnel of its own.
+            if facts.spoke_refused(&gateway.owner) && !wanted.contains_key(name(old)) {
+                kept.insert(format!("DmvpnSpoke/{}", gateway.owner));
+                wanted.insert(name(old).to_owned(), Wanted { endpoint: old.clone(), held: true });
+            }
         } else if facts.networks.contains_key(network) {
             keep_spokes(facts, old, &mut wanted, &mut taken, &mut kept);
         }

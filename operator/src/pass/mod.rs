@@ -19,8 +19,8 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use compile::{Allocated, Compiled, Inputs, NodeFacts};
-use crds::{DmvpnAddress, DmvpnEndpoint, DmvpnNetwork, DmvpnSpoke};
+use compile::{Allocated, Compiled, Inputs, NodeFacts, Reached};
+use crds::{Cidr, DmvpnAddress, DmvpnEndpoint, DmvpnNetwork, DmvpnSpoke};
 use k8s_openapi::api::core::v1::{Node, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::{Resource, ResourceExt};
@@ -169,6 +169,7 @@ impl<'a> Facts<'a> {
             nodes: snapshot.nodes.iter().map(node_facts).collect(),
             addresses: allocated.clone(),
             in_use: allocated,
+            reached: snapshot.endpoints.iter().filter_map(reached).collect(),
         };
         let compiled = compile::compile(&inputs);
         let secrets: BTreeMap<&str, &Secret> = snapshot.secrets.iter().map(|s| (name(s), s)).collect();
@@ -252,7 +253,26 @@ fn node_facts(node: &Node) -> NodeFacts {
             .filter(|a| a.type_ == "InternalIP")
             .filter_map(|a| a.address.parse().ok())
             .collect(),
+        pod_cidrs: pod_cidrs(node),
     }
+}
+
+fn pod_cidrs(node: &Node) -> Vec<Cidr> {
+    let Some(spec) = &node.spec else { return Vec::new() };
+    let all =
+        spec.pod_cidrs.iter().flatten().chain(spec.pod_cidr.iter().filter(|_| spec.pod_cidrs.is_none()));
+    all.filter_map(|text| text.parse().ok()).collect()
+}
+
+/// What the agent of a gateway tells of it.
+fn reached(endpoint: &DmvpnEndpoint) -> Option<Reached> {
+    let prefixes = endpoint.status.as_ref()?.prefixes.clone();
+    let spec = &endpoint.spec;
+    spec.tells_prefixes.then(|| Reached {
+        network: spec.network.clone(),
+        node: spec.node_name.clone(),
+        prefixes,
+    })
 }
 
 /// Reference to the network as the owner of what is made for it.

@@ -125,7 +125,13 @@ fn is_there(old: &DmvpnEndpoint) -> bool {
 
 /// What an endpoint gets before its turn: what it has, with what is not a matter of the network.
 fn in_turn(old: &DmvpnEndpointSpec, new: &DmvpnEndpointSpec) -> DmvpnEndpointSpec {
+    // A tunnel that comes in the place of routes by a gateway, or goes for them, is a matter of spokes.
+    if old.gateway.is_some() != new.gateway.is_some() {
+        return new.clone();
+    }
     let mut spec = old.clone();
+    spec.gateway.clone_from(&new.gateway);
+    spec.tells_prefixes = new.tells_prefixes;
     spec.node_uid.clone_from(&new.node_uid);
     spec.desired = new.desired;
     spec.suspend = new.suspend;

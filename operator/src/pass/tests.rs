@@ -471,3 +471,52 @@ fn silence_is_a_node_that_is_not_ready_or_a_while_without_a_ready_pod() {
     cluster.snapshot.nodes[2].status = None;
     assert_eq!(observe(&mut silence, &cluster.snapshot, PATIENCE + second * 2).0, ["hub"]);
 }
+
+#[test]
+fn nodes_behind_a_gateway_follow_what_it_leads_to() {
+    let mut cluster = Cluster::with_network(json!({"addressing": {"pools": [POOL]}}));
+    let gateway = json!({"podCIDRPolicy": "Announce", "gatewayFor": {}});
+    cluster.spoke("pods", "a", gateway.clone());
+    for (i, node) in cluster.snapshot.nodes.iter_mut().enumerate() {
+        node.spec = Some(read(json!({"podCIDR": format!("10.244.{i}.0/24")})));
+        let address = json!({"type": "InternalIP", "address": format!("192.168.0.{}", i + 1)});
+        node.status.as_mut().unwrap().addresses = Some(vec![read(address)]);
+    }
+    cluster.settle();
+    assert_eq!(cluster.endpoints(), ["net-a Present", "net-b Present", "net-hub Present"]);
+    assert_eq!(
+        subnets(&cluster, "net-a"),
+        ["10.244.1.0/24", "10.244.2.0/24"],
+        "not those of the hub, which has a tunnel"
+    );
+    let prefixes = |cluster: &Cluster| {
+        let gateway = cluster.endpoint("net-b").spec.gateway.clone().unwrap();
+        assert_eq!(gateway.node_name, "a");
+        gateway.prefixes.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(prefixes(&cluster), Vec::<String>::new());
+
+    cluster.report("net-a", "Up", "True", "Up");
+    cluster.report("net-b", "Up", "True", "Up");
+    let told = vec!["10.9.0.0/24".parse().unwrap()];
+    let own = cluster.snapshot.endpoints.iter_mut().find(|e| e.name_any() == "net-a").unwrap();
+    own.status.as_mut().unwrap().prefixes = told;
+    cluster.settle();
+    assert_eq!(prefixes(&cluster), ["10.9.0.0/24"]);
+    assert_eq!(cluster.plan(), []);
+
+    // Refused after an edit: what is in force stays, on the nodes behind too.
+    let mut bad = gateway;
+    bad["subnets"] = json!([{"cidr": "10.255.0.0/24"}]);
+    cluster.spoke("pods", "a", bad);
+    cluster.settle();
+    assert_eq!(cluster.endpoints(), ["net-a Present", "net-b Present", "net-hub Present"]);
+    assert_eq!(prefixes(&cluster), ["10.9.0.0/24"]);
+
+    // A tunnel of its own is better.
+    cluster.spoke("pods", "a", json!({"podCIDRPolicy": "Announce", "gatewayFor": {"nodeSelector": {}}}));
+    cluster.spoke("own", "b", json!({}));
+    cluster.settle();
+    assert!(cluster.endpoint("net-b").spec.gateway.is_none());
+    assert_eq!(subnets(&cluster, "net-a"), ["10.244.1.0/24"], "its pods are its own");
+}

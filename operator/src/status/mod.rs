@@ -198,7 +198,8 @@ impl View<'_> {
             status.ready_nodes = i32::try_from(summary.ready).ok();
         }
         let one_node = matches!(spec.placement.type_, PlacementType::Node | PlacementType::OneNode);
-        if let (true, [member]) = (one_node, members) {
+        let own: Vec<_> = members.iter().filter(|it| !self.is_behind(&it.endpoint)).collect();
+        if let (true, [member]) = (one_node, own.as_slice()) {
             status.node_name = Some(member.node.clone());
             let texts: Vec<String> = member.addresses.iter().map(ToString::to_string).collect();
             status.address = match texts.is_empty() {
@@ -223,6 +224,11 @@ impl View<'_> {
         let endpoint = self.facts.endpoints.get(endpoint)?;
         endpoint.spec.nhrp.address_request.as_ref()?;
         endpoint.status.as_ref()?.tunnel_ip.clone()
+    }
+
+    /// Whether an endpoint is that of a node behind the spoke's own.
+    fn is_behind(&self, endpoint: &str) -> bool {
+        self.wanted.get(endpoint).is_some_and(|it| it.endpoint.spec.gateway.is_some())
     }
 
     fn suspended(&self, network: &str) -> bool {
@@ -307,7 +313,7 @@ impl View<'_> {
             .facts
             .endpoints
             .values()
-            .filter(|e| e.spec.network == network && e.spec.role != Role::Spoke)
+            .filter(|e| e.spec.network == network && matches!(e.spec.role, Role::Hub | Role::HubSpoke))
             .filter(|e| {
                 self.wanted.get(name(**e)).is_some_and(|w| w.endpoint.spec.desired == Desired::Present)
             })

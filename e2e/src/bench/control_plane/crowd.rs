@@ -142,6 +142,7 @@ fn up(endpoint: &DesiredEndpoint) -> TunnelSummary {
         nbma: spec.tunnel.source.address.as_deref().and_then(|it| it.parse().ok()),
         peers: spec.nhs.len(),
         external: Vec::new(),
+        prefixes: Vec::new(),
     }
 }
 

@@ -18,6 +18,8 @@ use std::net::IpAddr;
 
 pub use told::KnownHub;
 
+use ipnet::IpNet;
+
 use super::bindings::Binding;
 use super::config::Nhs;
 use super::learn::Assembly;
@@ -140,6 +142,8 @@ pub(crate) struct Registration {
     pub(crate) assembly: Option<Assembly>,
     /// Generation of the last list that was begun.
     pub(crate) generation: Option<u32>,
+    /// Prefixes of our own list that the NHS does not take, and who announced what each overlaps with.
+    pub(crate) denied: Vec<(IpNet, Option<IpAddr>)>,
 }
 
 /// Why a registration is not `Responding`.
@@ -302,6 +306,7 @@ impl Registration {
             has_list: false,
             assembly: None,
             generation: None,
+            denied: Vec::new(),
         }
     }
 

@@ -1,5 +1,9 @@
 //! What answers to registrations do, and what silence does.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
 use super::super::snapshot::NhsPhase;
 use super::super::timers::TimerKey;
 use super::super::{DropReason, Engine, Event, Received, Rule, Time};
@@ -46,7 +50,7 @@ impl Engine {
     }
 
     /// A reply that failed the check of its password: it does nothing, but silence has another reason then.
-    pub(crate) fn reply_unproven(&mut self, from: std::net::IpAddr, id: u32) {
+    pub(crate) fn reply_unproven(&mut self, from: IpAddr, id: u32) {
         let hubs = self.hubs.iter_mut().filter(|hub| hub.asked() == Some(from));
         let mut all = hubs.flat_map(|hub| hub.registrations.iter_mut());
         if let Some(registration) = all.find(|it| it.is_waiting_for(id)) {
@@ -119,6 +123,9 @@ impl Engine {
                 Err(_) => self.drop(now, DropReason::BadPrefixList, Some(received.from)),
             }
         }
+        if !light {
+            self.denials_heard(hub_at, uid, received);
+        }
         let more = self.hubs_heard(now, uid, received);
         let Some(registration) = self.registration_mut(uid) else { return };
         if light && wanted {
@@ -146,6 +153,35 @@ impl Engine {
         }
     }
 
+    /// What of our own list the NHS does not take. A peer of another make says nothing.
+    fn denials_heard(&mut self, hub_at: usize, uid: u32, received: &Received<'_>) {
+        let chunk = received.packet.extension(ext::REFUSED).and_then(|it| PrefixChunk::decode(it.value).ok());
+        let chunk = chunk.unwrap_or_default();
+        // It can only speak of what we announce.
+        let own = chunk.prefixes.iter().filter(|prefix| self.is_own_prefix(**prefix));
+        let denied: Vec<_> = own.map(|prefix| (*prefix, chunk.next_hops.get(prefix).copied())).collect();
+        let Some(hub) = self.hubs.get(hub_at).map(|hub| hub.config.name.clone()) else { return };
+        let Some(registration) = self.registration_mut(uid) else { return };
+        if registration.denied == denied {
+            return;
+        }
+        let before = std::mem::replace(&mut registration.denied, denied.clone());
+        for (prefix, _) in before.iter().filter(|(prefix, _)| !denied.iter().any(|(it, _)| it == prefix)) {
+            self.event(Event::PrefixTaken { prefix: *prefix, hub: hub.clone() });
+        }
+        for (prefix, holder) in denied.into_iter().filter(|it| !before.contains(it)) {
+            self.event(Event::PrefixDenied { prefix, hub: hub.clone(), holder });
+        }
+    }
+
+    /// Prefixes of ours that a hub does not take: its name, the prefix, and who announced what that overlaps with.
+    pub fn denied(&self) -> impl Iterator<Item = (&str, IpNet, Option<IpAddr>)> + '_ {
+        self.hubs.iter().flat_map(|hub| {
+            let all = hub.registrations.iter().flat_map(|it| &it.denied);
+            all.map(|(prefix, holder)| (hub.config.name.as_str(), *prefix, *holder))
+        })
+    }
+
     /// It answered where it was asked: traffic goes there.
     fn answered_at(&mut self, now: Time, hub_at: usize, learned: bool) {
         let Some(hub) = self.hubs.get_mut(hub_at) else { return };
@@ -156,13 +192,7 @@ impl Engine {
         }
     }
 
-    fn came_up(
-        &mut self,
-        now: Time,
-        hub_at: usize,
-        overlay: Option<std::net::IpAddr>,
-        nbma: std::net::IpAddr,
-    ) {
+    fn came_up(&mut self, now: Time, hub_at: usize, overlay: Option<IpAddr>, nbma: IpAddr) {
         let fallback_ms = u64::from(self.config.fallback_seconds) * 1000;
         let Some(hub) = self.hubs.get_mut(hub_at) else { return };
         let name = hub.config.name.clone();
