@@ -18,6 +18,8 @@ use crate::plan::sas::IkeTrouble;
 const ANSWER_MS: u64 = 2_500;
 /// A refusal is tried again after this: the other end may be about to change too.
 const AGAIN: Duration = Duration::from_millis(1_000);
+/// So long after a failure its reason may still come.
+const LOG: Duration = Duration::from_millis(500);
 /// For so long in all.
 const LIMIT: Duration = Duration::from_secs(12);
 /// What the name of such a connection ends with.
@@ -91,7 +93,11 @@ async fn one(
         let timeout = ANSWER_MS.to_string();
         let ask = Message::new().with("ike", name).with("timeout", &timeout).with("init-limits", "no");
         let met = client.call("initiate", ask).await;
-        while let Ok(notice) = notices.try_recv() {
+        // The log may come after the answer.
+        let last = Instant::now() + if met.is_err() { LOG } else { Duration::ZERO };
+        while said.is_none()
+            && let Ok(Some(notice)) = tokio::time::timeout_at(last, notices.recv()).await
+        {
             let Notice::Event(_, message) = notice else { continue };
             let of_it = message.text("ikesa-name") == Some(name);
             let line = message.text("msg").unwrap_or_default();
