@@ -18,7 +18,7 @@ help:
 	@echo 'make images        container images of operator, agent and IKE daemon, as files for docker load or ctr import'
 	@echo 'make sim SEEDS=n   play n networks on a simulated clock (sim-proof: the simulator proves itself; sim-scale)'
 	@echo 'make bench         hub, spoke and engine beside FRR, operator with 10 000 spokes: a table, and target/bench.json'
-	@echo '                   (PART=data or PART=control-plane for one of the two)'
+	@echo '                   (PARTS=hubs,latency,engine,control-plane for some of it)'
 	@echo 'make fuzz          fuzz what reads foreign bytes, each target for SECONDS=60'
 	@echo 'make fmt           format the sources'
 	@echo 'make clean-cache   remove $(CACHE)'
@@ -50,7 +50,7 @@ images:
 
 bench:
 	@e2e/scripts/bootstrap.sh bench
-	@$(TARGET)/release/dmvpn-lab bench $(if $(PART),--part $(PART))
+	@$(TARGET)/release/dmvpn-lab bench $(if $(PARTS),--parts $(PARTS))
 
 fmt:
 	cargo fmt --all

@@ -1,6 +1,7 @@
 //! How soon a spoke that starts is registered, and how soon the path between two LANs is direct.
 
 use std::net::Ipv4Addr;
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
@@ -17,6 +18,8 @@ const SOON: Duration = Duration::from_secs(20);
 const ROUNDS: usize = 5;
 const PINGS: u32 = 400;
 const INTERVAL: Duration = Duration::from_millis(1);
+/// A hub redirects a pair of addresses once in this time, spokes that start anew included (`PAIR_INTERVAL_MS`).
+const REDIRECT_INTERVAL: Duration = Duration::from_secs(2);
 const FRR_LINK: &str = "gre1";
 
 /// Milliseconds of one way to a direct path.
@@ -67,6 +70,7 @@ fn ours(scene: &Scene) -> Result<(f64, Direct)> {
             agent.stop()?;
             purge(agent)?;
         }
+        thread::sleep(REDIRECT_INTERVAL);
     }
     hub_agent.stop()?;
     purge(&hub_agent)?;

@@ -38,22 +38,29 @@ pub struct Scale {
     /// Numbers of spokes
     #[arg(long, value_delimiter = ',', default_value = "1000,5000,10000")]
     pub spokes: Vec<u32>,
-    /// Measure nothing but the hubs under load
-    #[arg(long)]
-    pub hubs_only: bool,
+    /// What is measured
+    #[arg(long, value_delimiter = ',', default_value = "hubs,latency,engine,control-plane")]
+    pub parts: Vec<Part>,
     /// Leave FRR out
     #[arg(long = "no-foreign", action = clap::ArgAction::SetFalse)]
     pub foreign: bool,
 }
 
-/// What is measured.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+impl Scale {
+    fn has(&self, part: Part) -> bool {
+        self.parts.contains(&part)
+    }
+}
+
+/// A part of the measurement, which runs without the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Part {
-    /// Everything.
-    #[default]
-    All,
-    /// Hub, spoke and engine.
-    Data,
+    /// Hubs under load.
+    Hubs,
+    /// How soon a spoke is there, and a path direct.
+    Latency,
+    /// The engine alone, without sockets.
+    Engine,
     /// Operator and API server.
     ControlPlane,
 }
@@ -136,33 +143,39 @@ impl Goal {
 ///
 /// # Errors
 /// When something cannot be measured.
-pub fn bench(scale: &Scale, part: Part) -> Result<i32> {
+pub fn bench(scale: &Scale) -> Result<i32> {
     if paths::inside() {
         let lab = Lab::new(paths::out()?)?;
-        let figures = measure(&lab, scale)?;
-        fs::write(lab.out().join(FIGURES), serde_json::to_string(&figures)?)?;
+        measure(&lab, scale)?;
         return Ok(0);
     }
     let mut figures = Vec::new();
-    if part != Part::ControlPlane {
-        figures.extend(in_guest()?);
-        if !scale.hubs_only {
-            figures.extend(bare_engine()?);
-        }
+    let mut failures = Vec::new();
+    let mut note = |part: Result<()>| failures.extend(part.err());
+    if scale.has(Part::Hubs) || scale.has(Part::Latency) {
+        note(in_guest(&mut figures));
     }
-    if part != Part::Data && !scale.hubs_only {
-        figures.extend(control_plane()?);
+    if scale.has(Part::Engine) {
+        note(bare_engine().map(|it| figures.extend(it)));
+    }
+    if scale.has(Part::ControlPlane) {
+        note(control_plane().map(|it| figures.extend(it)));
     }
     let target = paths::results()?.with_file_name("bench.json");
     fs::write(&target, serde_json::to_string_pretty(&figures)? + "\n")?;
     print!("\n{}", table(&figures));
     println!("\n{}", target.display());
-    Ok(0)
+    match failures.pop() {
+        Some(failure) => Err(failure.context("not everything was measured")),
+        None => Ok(0),
+    }
 }
 
-/// Runs this command again in a guest.
-fn in_guest() -> Result<Vec<Figure>> {
+/// Runs this program once more, with the same words, in a guest; what it measured before it failed is there too.
+fn in_guest(figures: &mut Vec<Figure>) -> Result<()> {
     let out = paths::results()?.join("bench");
+    let measured = out.join(FIGURES);
+    let _ = fs::remove_file(&measured);
     let own: Vec<String> = std::env::args().map(|word| quote(&word)).collect();
     let job = Job {
         memory_mib: MEMORY_MIB,
@@ -170,8 +183,11 @@ fn in_guest() -> Result<Vec<Figure>> {
         ..Job::new(format!("exec {}", own.join(" ")), out.clone())
     };
     let status = job.run(Output::Inherit)?;
+    if let Ok(text) = fs::read_to_string(&measured) {
+        figures.extend(serde_json::from_str::<Vec<Figure>>(&text)?);
+    }
     ensure!(status == 0, "status {status} in the guest; results: {}", out.display());
-    Ok(serde_json::from_str(&fs::read_to_string(out.join(FIGURES))?)?)
+    Ok(())
 }
 
 /// Runs the program for the control plane in namespaces of its own; `DMVPN_CROWD` has words for it.
@@ -189,14 +205,19 @@ fn control_plane() -> Result<Vec<Figure>> {
     Ok(serde_json::from_str(&fs::read_to_string(out.join(FIGURES))?)?)
 }
 
-/// Measures all that needs hosts.
+/// Measures what needs hosts. What there is by then is kept in a file, should a later part fail.
 ///
 /// # Errors
 /// When something cannot be measured.
 pub fn measure(lab: &Lab, scale: &Scale) -> Result<Vec<Figure>> {
-    let mut figures = hubs::measure(lab, scale)?;
-    if !scale.hubs_only {
-        figures.extend(latency::measure(lab, scale.foreign)?);
+    let mut figures = Vec::new();
+    for part in &scale.parts {
+        figures.extend(match part {
+            Part::Hubs => hubs::measure(lab, scale)?,
+            Part::Latency => latency::measure(lab, scale.foreign)?,
+            Part::Engine | Part::ControlPlane => continue,
+        });
+        fs::write(lab.out().join(FIGURES), serde_json::to_string(&figures)?)?;
     }
     Ok(figures)
 }

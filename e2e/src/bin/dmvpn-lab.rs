@@ -67,14 +67,7 @@ enum Subcommands {
         senders: u32,
     },
     /// Measure hub, spoke and engine beside FRR's, and the control plane at scale
-    Bench {
-        /// How much
-        #[command(flatten)]
-        scale: bench::Scale,
-        /// What
-        #[arg(long, value_enum, default_value_t)]
-        part: bench::Part,
-    },
+    Bench(bench::Scale),
     /// Play many spokes (the lab's own use)
     #[command(hide = true)]
     Load(load::Load),
@@ -125,7 +118,7 @@ fn main() -> ExitCode {
         Subcommands::Inject { from, to, file, senders } => {
             inject::run((from, senders), to, &file).map(|()| 0)
         }
-        Subcommands::Bench { scale, part } => bench::bench(&scale, part),
+        Subcommands::Bench(scale) => bench::bench(&scale),
         Subcommands::Load(load) => load::run(load).map(|()| 0),
         Subcommands::Hear { link, group } => groups::hear(&link, group).map(|()| 0),
         Subcommands::Say { link, group, text } => groups::send(&link, group, &text).map(|()| 0),
