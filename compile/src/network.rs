@@ -73,6 +73,11 @@ impl<'a> Network<'a> {
         network
     }
 
+    /// Whether IPsec says which member somebody is.
+    pub(crate) fn tells_apart(&self) -> bool {
+        crate::support::tells_apart(&self.object.spec)
+    }
+
     pub(crate) fn accepted(&self) -> bool {
         self.faults.accepted()
     }

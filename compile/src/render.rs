@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crds::endpoint::{
     Desired, EndpointAddress, EndpointCertificate, EndpointChildHub, EndpointExternal, EndpointIpsec,
-    EndpointMapping, EndpointNhrp, EndpointNhs, EndpointRegistration, EndpointRouting, EndpointSubnet,
-    EndpointTunnel, Role,
+    EndpointMapping, EndpointMember, EndpointNhrp, EndpointNhs, EndpointRegistration, EndpointRouting,
+    EndpointSubnet, EndpointTunnel, Role,
 };
 use crds::network::{HubMode, IpsecMode, MulticastMode, Nbma, NhrpMode, Phase};
 use crds::spoke::PlacementType;
@@ -55,12 +55,13 @@ pub(crate) fn endpoint(
             ..nhrp(network, hub, shown)
         },
         child_hubs: hub.map(|h| children(network, h)).unwrap_or_default(),
+        members: if hub.is_some() { declared(network, spokes) } else { Vec::new() },
         external: if hub.is_some() { externals(network, spokes) } else { Vec::new() },
         registration: EndpointRegistration { policy: settings.registration.policy },
         qos_groups: hub.and(settings.qos.as_ref()).map(|qos| qos.groups.clone()).unwrap_or_default(),
         routing: EndpointRouting { protocol: settings.routing.protocol, metric: settings.routing.metric },
         nhs,
-        ipsec: ipsec(network),
+        ipsec: ipsec(network, hub, shown),
         gateway: None,
         tells_prefixes: false,
     };
@@ -263,7 +264,11 @@ fn nhrp(network: &Network<'_>, hub: Option<&HubView<'_>>, members: &[(&Member, &
     }
 }
 
-fn ipsec(network: &Network<'_>) -> Option<EndpointIpsec> {
+fn ipsec(
+    network: &Network<'_>,
+    hub: Option<&HubView<'_>>,
+    members: &[(&Member, &Spoke<'_>)],
+) -> Option<EndpointIpsec> {
     let settings = &network.object.spec.ipsec;
     let authentication = settings.authentication.as_ref().filter(|_| settings.mode == IpsecMode::Required)?;
     Some(EndpointIpsec {
@@ -274,6 +279,11 @@ fn ipsec(network: &Network<'_>) -> Option<EndpointIpsec> {
                 secret_ref: it.secret_ref.clone()?,
             })
         }),
+        identity: match hub {
+            Some(hub) => hub.hub.identity.clone(),
+            None => members.iter().find_map(|(_, spoke)| spoke.object.spec.identity.clone()),
+        },
+        denied_identities: settings.denied_identities.clone(),
         proposals: settings.proposals.clone(),
         rekey_seconds: settings.rekey_seconds,
         dpd_seconds: settings.dpd_seconds,
@@ -302,4 +312,34 @@ fn externals(network: &Network<'_>, spokes: &[Spoke<'_>]) -> Vec<EndpointExterna
         .collect();
     externals.sort_by(|a, b| a.name.cmp(&b.name));
     externals
+}
+
+/// What is declared for each identity: of spokes, wherever they are placed, and of hubs that register with others. Sorted
+/// by name.
+fn declared(network: &Network<'_>, spokes: &[Spoke<'_>]) -> Vec<EndpointMember> {
+    if !network.tells_apart() {
+        return Vec::new();
+    }
+    let ours = |s: &&Spoke<'_>| s.accepted() && s.object.spec.network_ref.name == network.name;
+    let spokes = spokes.iter().filter(ours).filter_map(|spoke| {
+        Some(EndpointMember {
+            name: spoke.name.clone(),
+            identity: spoke.object.spec.identity.clone()?,
+            overlay_addresses: spoke.addresses.clone(),
+            subnets: spoke.subnets.iter().map(super::spoke::SubnetView::announced).collect(),
+            hub: false,
+        })
+    });
+    let hubs = network.hubs.values().filter_map(|hub| {
+        Some(EndpointMember {
+            name: hub.hub.name.clone(),
+            identity: hub.hub.identity.clone()?,
+            overlay_addresses: hub.addresses.clone(),
+            subnets: Vec::new(),
+            hub: true,
+        })
+    });
+    let mut declared: Vec<_> = spokes.chain(hubs).collect();
+    declared.sort_by(|a, b| a.name.cmp(&b.name));
+    declared
 }

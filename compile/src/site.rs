@@ -23,6 +23,8 @@ pub(crate) struct Site<'a> {
     source: Option<(TunnelSource, String)>,
     /// Prefixes behind the node, and whose they are.
     locals: Vec<(SubnetView, String)>,
+    /// IKE identity of the spokes that are here.
+    identity: Option<String>,
 }
 
 /// A spoke on a node.
@@ -35,7 +37,7 @@ pub(crate) struct Member {
 
 impl<'a> Site<'a> {
     pub(crate) fn new(network: usize, node: &'a NodeFacts, hub: Option<String>) -> Self {
-        Self { network, node, hub, members: Vec::new(), source: None, locals: Vec::new() }
+        Self { network, node, hub, members: Vec::new(), source: None, locals: Vec::new(), identity: None }
     }
 
     /// Adds a spoke, unless it contradicts those that are here already.
@@ -64,6 +66,16 @@ impl<'a> Site<'a> {
             );
             spoke.faults.degrade(Reason::SettingConflict, "spec.qosGroup", message);
         }
+        if let (Some(own), Some(used)) = (&spoke.object.spec.identity, &self.identity)
+            && own != used
+        {
+            let message = format!(
+                "{used} is the identity of another member on node {}, and both share one tunnel: give them the same",
+                self.node.name
+            );
+            spoke.faults.degrade(Reason::SettingConflict, "spec.identity", message);
+            return;
+        }
         let mut addresses = spoke.addresses.clone();
         if addresses.is_empty() && self.hub.is_none() && !network.addresses.by_hub() {
             let owner = spoke.owner_on(&self.node.name);
@@ -78,6 +90,7 @@ impl<'a> Site<'a> {
             addresses = allocated;
         }
         self.locals.extend(spoke.subnets.iter().map(|it| (*it, spoke.name.clone())));
+        self.identity = self.identity.take().or_else(|| spoke.object.spec.identity.clone());
         self.members.push(Member { spoke: at, addresses });
     }
 

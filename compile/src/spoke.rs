@@ -147,6 +147,13 @@ impl<'a> Spoke<'a> {
             );
             self.faults.degrade(Reason::Invalid, "spec.qosGroup", message);
         }
+        if self.object.spec.identity.is_some() && !network.tells_apart() {
+            let message = format!(
+                "nothing proves an identity in DmvpnNetwork/{}: remove it, or use ipsec.mode Required with certificates",
+                network.name
+            );
+            self.faults.reject(Reason::SettingConflict, "spec.identity", message);
+        }
         if let Some(message) = network.not_the_other_end(&self.addresses) {
             self.faults.reject(Reason::SettingConflict, "spec.overlayAddresses", message);
         }

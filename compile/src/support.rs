@@ -119,9 +119,9 @@ const NETWORK: &[Row<DmvpnNetworkSpec>] = &[
     Row {
         asked: |s| {
             let policy = s.registration.policy;
-            when(policy != RegistrationPolicy::Any, "spec.registration.policy", policy)
+            when(policy != RegistrationPolicy::Any && !tells_apart(s), "spec.registration.policy", policy)
         },
-        instead: "use Any",
+        instead: "use Any, or certificates; nothing else proves who somebody is",
     },
     Row { asked: |s| list("spec.groups", &s.groups), instead: "remove it" },
     Row { asked: |s| some("spec.access", s.access.as_ref()), instead: "remove it" },
@@ -165,7 +165,8 @@ const NETWORK: &[Row<DmvpnNetworkSpec>] = &[
     },
     Row {
         asked: |s| {
-            let denied = if protected(s) { s.ipsec.denied_identities.as_slice() } else { &[] };
+            let denied =
+                if protected(s) && !tells_apart(s) { s.ipsec.denied_identities.as_slice() } else { &[] };
             list("spec.ipsec.deniedIdentities", denied)
         },
         instead: "remove it; with one key for all nothing proves an identity",
@@ -199,16 +200,17 @@ const NETWORK: &[Row<DmvpnNetworkSpec>] = &[
 ];
 
 const SPOKE: &[Row<DmvpnSpokeSpec>] = &[
-    Row {
-        asked: |s| some("spec.identity", s.identity.as_ref()),
-        instead: "remove it; nothing proves an identity without IPsec",
-    },
     Row { asked: |s| list("spec.pskSecretRefs", &s.psk_secret_refs), instead: "remove it" },
     Row { asked: |s| some("spec.group", s.group.as_ref()), instead: "remove it" },
 ];
 
 fn protected(spec: &DmvpnNetworkSpec) -> bool {
     spec.ipsec.mode == IpsecMode::Required
+}
+
+/// Whether IPsec says which member somebody is.
+pub(crate) fn tells_apart(spec: &DmvpnNetworkSpec) -> bool {
+    certificate(spec).is_some()
 }
 
 /// Where certificates come from, if they protect the tunnel.

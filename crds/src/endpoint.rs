@@ -112,6 +112,10 @@ pub struct DmvpnEndpointSpec {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub external: Vec<EndpointExternal>,
+    /// What belongs to which IKE identity; on hubs only, where IPsec tells members apart.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4096), extend("x-kubernetes-list-type" = "atomic"))]
+    pub members: Vec<EndpointMember>,
     /// Who may register; on hubs only.
     #[serde(default)]
     pub registration: EndpointRegistration,
@@ -442,6 +446,29 @@ pub struct EndpointExternal {
     pub qos_group: Option<String>,
 }
 
+/// What belongs to an IKE identity.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointMember {
+    /// Name of the `DmvpnSpoke` or hub.
+    #[schemars(schema_with = "bounds::owner")]
+    pub name: String,
+    /// Its IKE identity.
+    #[schemars(schema_with = "bounds::identity")]
+    pub identity: String,
+    /// Its overlay addresses; of a family that has none here, any that nobody else has.
+    #[serde(default)]
+    #[schemars(length(max = 2), extend("x-kubernetes-list-type" = "atomic"))]
+    pub overlay_addresses: Vec<IpAddr>,
+    /// Prefixes that it may announce, or parts of.
+    #[serde(default)]
+    #[schemars(length(max = 128), extend("x-kubernetes-list-type" = "set"))]
+    pub subnets: Vec<Cidr>,
+    /// A hub, which speaks for those behind it: it may announce what it has learned.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hub: bool,
+}
+
 /// Who may register.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -462,6 +489,14 @@ pub struct EndpointIpsec {
     /// Certificates, in the place of keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<EndpointCertificate>,
+    /// Our own IKE identity; absent: the subject of the certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "bounds::identity")]
+    pub identity: Option<String>,
+    /// IKE identities that lose their SAs and get no new one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "bounds::identities")]
+    pub denied_identities: Vec<String>,
     /// Proposals in order of preference, in strongSwan's notation; none: the agent's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "bounds::proposals")]
@@ -475,6 +510,13 @@ pub struct EndpointIpsec {
     /// When ESP travels in UDP.
     #[serde(default)]
     pub udp_encapsulation: crate::network::UdpEncapsulation,
+}
+
+impl EndpointIpsec {
+    /// Whether its members prove who they are; with one key for all anybody can say anything.
+    pub fn tells_apart(&self) -> bool {
+        self.certificate.is_some()
+    }
 }
 
 /// Where certificates come from.

@@ -2,7 +2,7 @@
 //!
 //! [`render`] makes the text (pure), [`load`] hands it to `nft -f -`, which takes it as one transaction. The
 //! table has up to ten parts: redirect capture, MSS clamping, use tracking, multicast, the guard of a protected tunnel,
-//! whose GRE is taken, classes of what is shaped, prefixes that are mapped, and always the drop of ICMP
+//! what may come out of it, whose GRE is taken, classes of what is shaped, prefixes that are mapped, and always the drop of ICMP
 //! redirects that would leave by the tunnel and of multicast that the kernel itself would put into GRE. Loading a
 //! table anew empties its sets: load only when the text changed.
 
@@ -21,9 +21,11 @@ use crate::names;
 mod mapping;
 mod peers;
 mod shape;
+mod sources;
 
 pub use mapping::{Mapping, render_kept};
 pub use shape::shaped;
+pub use sources::{Senders, Strangers};
 
 /// What the name of each table of ours starts with.
 pub const TABLE_PREFIX: &str = "dmvpn_";
@@ -67,6 +69,9 @@ pub struct Ruleset {
     pub outer: Option<(Ipv4Addr, Option<u32>)>,
     /// The tunnel is protected by IPsec: its GRE neither leaves nor comes in any other way.
     pub guard: Option<Guard>,
+    /// What comes out of a tunnel with a guard is looked at: each sender may send what [`senders`] says, others what
+    /// is said here.
+    pub sources: Option<Strangers>,
     /// Of a link in metadata mode: whose GRE it takes.
     pub peers: Option<Peers>,
     /// What goes to an overlay host gets its class of [`crate::model::ROOT`] (see [`classify`]).
@@ -201,6 +206,9 @@ pub fn render(rules: &Ruleset) -> String {
     end(out);
     if let Some(guard) = rules.guard.as_ref().filter(|guard| !guard.locals.is_empty()) {
         self::guard(out, guard);
+        if let Some(strangers) = rules.sources {
+            sources::render(out, &link, guard, strangers);
+        }
     }
     if let Some(capture) = &rules.multicast {
         multicast(out, &link, capture);
@@ -232,6 +240,12 @@ pub fn admit(network: &str, peers: &[Ipv6Addr]) -> String {
 /// that of [`render`]. `afresh`: what was there before is unknown, and goes.
 pub fn classify(network: &str, afresh: bool, out: &[IpAddr], into: &[(IpAddr, u16)]) -> String {
     shape::classify(&table(network), afresh, out, into)
+}
+
+/// The text that makes of what a network's table lets through (`old`) what it should let through; it goes behind that of
+/// [`render`].
+pub fn senders(network: &str, old: &Senders, new: &Senders) -> String {
+    sources::change(&table(network), old, new)
 }
 
 /// The text that removes a network's table, if it is there.
@@ -298,17 +312,11 @@ pub async fn tables() -> Result<Vec<String>, Error> {
 }
 
 /// GRE of the tunnel that is not under IPsec is dropped and counted: out, where the route has no transformation; in,
-/// where none was undone. The key stands behind the checksum if there is one.
+/// where none was undone.
 fn guard(out: &mut String, guard: &Guard) {
     let locals: Vec<_> = guard.locals.iter().map(Ipv4Addr::to_string).collect();
     let locals = locals.join(", ");
-    let keys = match guard.key {
-        Some(key) => vec![
-            format!("@th,0,16 & 0xa000 == 0x2000 @th,32,32 {key}"),
-            format!("@th,0,16 & 0xa000 == 0xa000 @th,64,32 {key}"),
-        ],
-        None => vec!["@th,0,16 & 0x2000 == 0".to_owned()],
-    };
+    let keys = keys(guard);
     for (name, hook, side, how) in [
         ("guard_out", "output priority raw", "saddr", "rt ipsec missing"),
         ("guard_in", "input priority raw", "daddr", "meta ipsec missing"),
@@ -318,6 +326,17 @@ fn guard(out: &mut String, guard: &Guard) {
             let _ = writeln!(out, "\t\tip {side} {{ {locals} }} ip protocol 47 {how} {key} counter drop");
         }
         end(out);
+    }
+}
+
+/// What GRE of the tunnel looks like. The key stands behind the checksum if there is one.
+fn keys(guard: &Guard) -> Vec<String> {
+    match guard.key {
+        Some(key) => vec![
+            format!("@th,0,16 & 0xa000 == 0x2000 @th,32,32 {key}"),
+            format!("@th,0,16 & 0xa000 == 0xa000 @th,64,32 {key}"),
+        ],
+        None => vec!["@th,0,16 & 0x2000 == 0".to_owned()],
     }
 }
 
@@ -464,6 +483,7 @@ mod tests {
             }),
             outer: Some((Ipv4Addr::new(192, 0, 2, 2), Some(100))),
             guard: None,
+            sources: None,
             peers: None,
             shape: false,
             mappings: Vec::new(),
@@ -589,6 +609,7 @@ table inet dmvpn_branches {
             multicast: None,
             outer: None,
             guard: None,
+            sources: None,
             peers: None,
             ..full()
         });

@@ -1,6 +1,5 @@
 //! Tunnels under IPsec where each box has a certificate, with stock strongSwan.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -11,47 +10,17 @@ use e2e::ring3::Needs;
 use e2e::ring3_with;
 use e2e::scene::Scene;
 use e2e::scene::branches::Branches;
+use e2e::scene::credentials::{NOW, example, own, trust};
 use e2e::scene::overlay::{self, NETWORK, Overlay, until_at};
 use e2e::scene::wire::Wire;
-use e2e::{paths, wait};
+use e2e::wait;
 use view::State;
 
 const SOON: Duration = Duration::from_secs(30);
 const TEN_MS: Duration = Duration::from_millis(10);
 const NEEDS: Needs = Needs { memory_mib: 768, deadline: Duration::from_secs(240) };
-/// Years that contain today.
-const NOW: (i32, i32) = (2020, 2090);
 /// What the agent says when it has told charon.
 const LOADED: &str = "IKE connection loaded";
-
-fn example() -> Result<String> {
-    let path = paths::repository().join("examples/ipsec-certificates/network.yaml");
-    std::fs::read_to_string(&path).with_context(|| path.display().to_string())
-}
-
-/// A Secret of the network.
-fn secret(name: &str, data: &[(&str, &str)]) -> Result<String> {
-    let mut text = format!(
-        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\n  labels: {{dmvpn.io/network: {NETWORK}}}\nstringData:\n"
-    );
-    for (key, value) in data {
-        writeln!(text, "  {key}: |")?;
-        for line in value.lines() {
-            writeln!(text, "    {line}")?;
-        }
-    }
-    Ok(text)
-}
-
-fn trust(agent: &Agent, roots: &[&Authority]) -> Result<()> {
-    let pem: String = roots.iter().map(|root| root.pem.as_str()).collect();
-    agent.write("ca.yaml", &secret("branches-ca", &[("ca.crt", &pem)])?)
-}
-
-fn own(agent: &Agent, issued: &Issued) -> Result<()> {
-    let data = [("tls.crt", issued.certificate.as_str()), ("tls.key", &issued.key)];
-    agent.write("own.yaml", &secret("own-certificate", &data)?)
-}
 
 /// Does something, and waits until the agent has told charon so.
 fn told(agent: &Agent, what: impl FnOnce() -> Result<()>) -> Result<()> {

@@ -153,6 +153,7 @@ fn config(who: u8) -> Config {
         }),
         own_groups: if bit(3) { vec![(overlay(1), "gold".to_owned())] } else { Vec::new() },
         groups: if bit(2) { ["gold".to_owned()].into() } else { BTreeSet::new() },
+        members: None,
     }
 }
 

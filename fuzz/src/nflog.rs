@@ -45,6 +45,7 @@ fn config() -> Config {
         pool: None,
         own_groups: Vec::new(),
         groups: std::collections::BTreeSet::new(),
+        members: None,
     }
 }
 

@@ -91,6 +91,7 @@ fn configuration() -> Config {
         pool: None,
         own_groups: Vec::new(),
         groups: std::collections::BTreeSet::new(),
+        members: None,
         request: None,
         fixed_hubs: false,
         fallback_seconds: 0,

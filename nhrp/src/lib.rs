@@ -17,9 +17,9 @@ mod engine;
 pub mod wire;
 
 pub use engine::{
-    Across, AddressRequest, AnnouncedState, BindingState, ByType, ChildHub, Config, Counters, DropReason,
-    Engine, Event, External, HubListState, Input, KnownHub, LeaseState, LinkId, Multicast, Nhs, NhsPhase,
-    NhsState, Onward, Origin, Output, Phase, Pool, RequesterState, RouteKind, Rule, Secret, ShortcutPhase,
-    ShortcutState, Snapshot, Source, StaticBinding, Time, Uniqueness, inner_addresses,
+    Across, AddressRequest, AnnouncedState, BindingState, ByType, ChildHub, ClaimState, Config, Counters,
+    DropReason, Engine, Event, External, HubListState, Input, KnownHub, LeaseState, LinkId, Member, Members,
+    Multicast, Nhs, NhsPhase, NhsState, Onward, Origin, Output, Phase, Pool, RequesterState, RouteKind, Rule,
+    Secret, ShortcutPhase, ShortcutState, Snapshot, Source, StaticBinding, Time, Uniqueness, inner_addresses,
 };
 pub use wire::{HubEntry, HubNbma, PacketType, Software};

@@ -69,7 +69,7 @@ fn tunnel(t: &Tunnel, now: Time) -> view::Tunnel {
             .as_ref()
             .map(|it| format!("{}: {}", it.reason, it.message))
             .unwrap_or_default(),
-        remark: t.remark.clone(),
+        remark: t.remarks(now),
         keepalive: t.keepalives.as_ref().map(|driver| {
             let settings = spec.tunnel.keepalive.as_ref().filter(|_| driver.line().remote.is_some());
             let tally = driver.tally();

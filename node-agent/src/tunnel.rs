@@ -1,10 +1,11 @@
 //! One tunnel at run time: its endpoint, what is wanted in the kernel, the engine, and where it stands on the ladder.
 
 mod host;
+mod identities;
 mod probing;
 mod shaping;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use crds::Reason;
 use crds::endpoint::{DmvpnEndpointSpec, Role};
 use crds::network::{InterfaceState, NhrpMode, Phase};
 use dataplane::model::{Observed, Op, Route, Shaper};
+use dataplane::nft::Senders;
 use ipnet::IpNet;
 use nhrp::{Engine, Event, Input, LinkId, NhsPhase, Output, Snapshot, Time};
 use tokio::sync::mpsc;
@@ -96,6 +98,8 @@ pub struct Tunnel {
     pub withdrawn: bool,
     /// The nft table as it was loaded last: our text, and how nft lists what came of it.
     pub loaded_nft: Option<(String, String)>,
+    /// What peers may send, as the nft table was left last.
+    pub senders: Senders,
     /// How its link shapes, as it was left last; `None`: not known.
     pub shaped: Option<Shaped>,
     /// Hosts that the nft table leads to classes; `None`: not known.
@@ -108,6 +112,8 @@ pub struct Tunnel {
     refusals: u32,
     /// What is to be borne in mind of how it is configured; empty: nothing.
     pub remark: String,
+    /// What was refused lately, the latest last.
+    refused_lately: VecDeque<(Time, String)>,
     /// Something that a snapshot holds has changed since the last one.
     pub dirty: bool,
     /// Something that a summary holds (peers) may have changed since the last one.
@@ -176,12 +182,14 @@ impl Tunnel {
             leaving: None,
             withdrawn: false,
             loaded_nft: None,
+            senders: Senders::default(),
             shaped: None,
             classified: None,
             unshaped: None,
             reshape_at: None,
             refusals: 0,
             remark: String::new(),
+            refused_lately: VecDeque::new(),
             dirty: false,
             stirred: false,
             doomed: false,
@@ -326,9 +334,11 @@ impl Tunnel {
                     Engine::restore(config.clone(), &snapshot, age, seed, now)
                 };
                 self.engine = Some(engine);
+                self.guarded.introduce_anew();
             }
         }
         self.configured = Some(config);
+        self.identify(now);
     }
 
     /// Whether it has an NHRP engine: else the endpoint itself says where everything is.
@@ -427,6 +437,7 @@ impl Tunnel {
             return drained;
         };
         let mut hubs_changed = false;
+        let mut refused = Vec::new();
         let pins = wanted.pins().unwrap_or_default();
         while let Some(output) = engine.poll_output() {
             match output {
@@ -444,6 +455,9 @@ impl Tunnel {
                     self.dirty = true;
                     self.stirred = true;
                     log(&self.spec.network, &event, &mut self.chatter, now);
+                    if matches!(event, Event::RegistrationRefused { .. } | Event::PrefixRefused { .. }) {
+                        refused.push(event);
+                    }
                 }
                 change => {
                     self.dirty = true;
@@ -470,6 +484,7 @@ impl Tunnel {
                 drained.ops.extend(changed.map(Op::PutRoute));
             }
         }
+        refused.iter().for_each(|event| self.note_refused(now, event));
         self.stand(now);
         drained
     }

@@ -5,6 +5,7 @@ mod behind;
 mod conflicts;
 mod endpoints;
 mod hierarchy;
+mod identities;
 mod in_band;
 mod order;
 mod qos;

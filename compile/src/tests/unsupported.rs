@@ -68,7 +68,7 @@ fn networks_that_ask_for_more_are_refused() {
 #[test]
 fn spokes_that_ask_for_more_are_refused_and_stop_nobody() {
     for (line, want) in [
-        ("  identity: a.example.net", "spec.identity: a.example.net"),
+        ("  identity: a.example.net", "spec.identity: nothing proves an identity in DmvpnNetwork/branches"),
         ("  pskSecretRefs: [{name: s}]", "spec.pskSecretRefs: "),
         ("  group: g", "spec.group: g"),
     ] {

@@ -235,8 +235,11 @@ pub fn run((from, senders): (IpAddr, u32), to: IpAddr, file: &std::path::Path) -
     let domain = if to.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
     let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(i32::from(GRE))));
     let socket = socket.context("raw socket")?;
+    // From an address of the host's own the kernel writes the header: only then does it see GRE, and protect it by an SA.
+    let own = senders == 1 && socket.bind(&SocketAddr::new(from, 0).into()).is_ok();
     match from {
-        IpAddr::V4(_) => socket.set_header_included_v4(true)?,
+        IpAddr::V4(_) => socket.set_header_included_v4(!own)?,
+        IpAddr::V6(_) if own => {}
         IpAddr::V6(_) => socket.bind(&SocketAddr::new(from, 0).into()).context("source address")?,
     }
     for (number, line) in (0..).zip(std::fs::read_to_string(file)?.lines()) {
@@ -255,7 +258,8 @@ pub fn run((from, senders): (IpAddr, u32), to: IpAddr, file: &std::path::Path) -
         packet.extend([0, 0, 0, 0, 64, GRE, 0, 0]);
         packet.extend(from.octets());
         packet.extend(to.octets());
-        packet.extend(payload);
+        packet.extend(&payload);
+        let packet = if own { payload } else { packet };
         socket.send_to(&packet, &SocketAddrV4::new(to, 0).into()).context("send")?;
     }
     Ok(())

@@ -13,6 +13,7 @@
 
 pub mod branches;
 pub mod clusters;
+pub mod credentials;
 pub mod foreign;
 pub mod overlay;
 pub mod wire;

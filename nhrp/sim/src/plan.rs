@@ -256,6 +256,7 @@ impl Plan {
             pool: None,
             own_groups: Vec::new(),
             groups: std::collections::BTreeSet::new(),
+            members: None,
         }
     }
 }

@@ -83,6 +83,7 @@ fn config(n: u32, hub: Option<u32>, lans: Vec<IpNet>) -> Config {
         pool: None,
         own_groups: Vec::new(),
         groups: std::collections::BTreeSet::new(),
+        members: None,
     }
 }
 

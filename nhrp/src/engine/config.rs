@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::io::LinkId;
+use super::members::Members;
 use crate::wire::HubEntry;
 
 /// DMVPN phase: who talks to whom directly.
@@ -82,6 +83,8 @@ pub struct Config {
     pub own_groups: Vec<(IpAddr, String)>,
     /// Bandwidth classes that clients may be of.
     pub groups: BTreeSet<String>,
+    /// Who may register what; `None`: nothing says who anybody is.
+    pub members: Option<Members>,
 }
 
 /// Wish for overlay addresses.

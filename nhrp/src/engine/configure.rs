@@ -57,6 +57,9 @@ impl Engine {
         if old.groups != new.groups {
             self.groups_changed(now);
         }
+        if old.members != new.members {
+            self.configure_members(now);
+        }
         self.configure_child_hubs(now, &old, &new);
         self.configure_externals(now, &old, &new);
         if old.subnets != new.subnets || old.beside != new.beside {

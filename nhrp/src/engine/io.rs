@@ -1,5 +1,6 @@
 //! What goes into the engine and what comes out of it.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -102,6 +103,13 @@ pub enum Input {
         prefix: IpNet,
         /// Whether it was used since the last question or within a minute.
         used: bool,
+    },
+    /// Who is authenticated at an underlay address now, by IPsec; nobody is known there any more: none.
+    Identities {
+        /// Underlay address.
+        nbma: IpAddr,
+        /// IKE identities.
+        identities: BTreeSet<String>,
     },
     /// Something changed of which the configuration says nothing: every hub in use is asked at once, as if anew.
     Confirm,

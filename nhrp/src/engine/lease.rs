@@ -119,7 +119,10 @@ impl Engine {
             self.drop(now, DropReason::Malformed, Some(received.from));
             return true;
         };
-        let verdict = self.assign(now, &asked, header.src_proto.is_ipv6(), received.from);
+        let verdict = match self.stranger(received.from) {
+            Some(why) => Err(Refusal::Code(CieCode::AdministrativelyProhibited, why)),
+            None => self.assign(now, &asked, header.src_proto.is_ipv6(), received.from),
+        };
         let (code, answer) = match verdict {
             Ok(address) => {
                 let seconds = (LEASE_MS / 1000) as u32;

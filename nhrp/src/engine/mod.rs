@@ -6,6 +6,7 @@
 //! - `hub_list`: the hubs of the network, as a hub tells them
 //! - `server`: registrations with us; `probe`: who really holds an address; `nat`: several behind one address;
 //!   `announce`: what we tell clients; `multicast`: who gets it
+//! - `members`: who may have which address and prefix
 //! - `assign`: overlay addresses that we ask an NHS for; `lease`: those that we assign as NHS
 //! - `resolve`: requests and replies that we answer or pass on; `shortcut`: our own requests and their routes;
 //!   `answer`: what of the answers is believed; `path`: whether the egress is reached; `glean`: what the kernel asks
@@ -35,6 +36,7 @@ mod io;
 mod learn;
 mod lease;
 mod limit;
+mod members;
 mod multicast;
 mod nat;
 mod passed;
@@ -55,7 +57,7 @@ mod snapshot;
 mod table;
 mod timers;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -70,11 +72,12 @@ pub use config::{
 pub use counters::{ByType, Counters, DropReason};
 pub use event::Event;
 pub use io::{Across, Input, LinkId, Onward, Origin, Output, RouteKind, Time};
+pub use members::{Member, Members};
 pub use multicast::Multicast;
 pub use redirect::inner_addresses;
 pub use rules::Rule;
 pub use snapshot::{
-    AnnouncedState, BindingState, HubListState, LeaseState, NhsPhase, NhsState, RequesterState,
+    AnnouncedState, BindingState, ClaimState, HubListState, LeaseState, NhsPhase, NhsState, RequesterState,
     ShortcutPhase, ShortcutState, Snapshot, Source,
 };
 
@@ -132,6 +135,10 @@ pub struct Engine {
     asks_for: Vec<assign::Ask>,
     /// Overlay addresses that we assigned.
     leases: lease::Leases,
+    /// Identities that are authenticated at an underlay address.
+    identities: Map<IpAddr, BTreeSet<String>>,
+    /// Registered addresses, and who has them.
+    claims: Map<IpAddr, members::Claim>,
     /// Prefixes that NHSs told us, with the route in force.
     announced: PrefixMap<learn::Announced>,
     shortcuts: PrefixMap<shortcut::Shortcut>,
@@ -238,6 +245,7 @@ impl Engine {
                 self.drop(now, DropReason::WrongLink, None);
             }
             Input::Use { prefix, used } => self.shortcut_use(now, prefix, used),
+            Input::Identities { nbma, identities } => self.identities_changed(nbma, identities),
             Input::Confirm => self.register_now(now),
             Input::Withdraw => self.withdraw(now),
         }
@@ -308,6 +316,8 @@ impl Engine {
             gateway: (None, None),
             asks_for: Vec::new(),
             leases: lease::Leases::new(now),
+            identities: Map::default(),
+            claims: Map::default(),
             announced: PrefixMap::new(),
             shortcuts: PrefixMap::new(),
             asks: Map::default(),

@@ -232,6 +232,7 @@ impl Engine {
         }
         for overlay in gone {
             self.event(Event::Purged { prefix: IpNet::from(overlay), by: from });
+            self.claim_released(overlay);
             self.unbind(now, overlay);
         }
         for net in shortcuts {

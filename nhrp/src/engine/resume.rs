@@ -67,6 +67,7 @@ impl Engine {
             hub_lists: self.hub_lists.clone(),
             assigned: self.assigned(),
             leases: self.leases.states(now),
+            claims: self.claim_states(now),
             counters: self.counters.clone(),
             next_request_id: self.next_id,
         }
@@ -124,6 +125,7 @@ impl Engine {
         self.next_id = snapshot.next_request_id.wrapping_add(ID_GAP);
         self.hub_lists.clone_from(&snapshot.hub_lists);
         self.leases.resume(now, &snapshot.leases, elapsed_ms);
+        self.resume_claims(now, &snapshot.claims, elapsed_ms);
         self.resume_assigned(now, &snapshot.assigned);
         self.config = self.with_assigned(now, self.config.clone());
         self.install_configured(now);
@@ -297,8 +299,9 @@ impl Serialize for Saved<'_> {
             hub_lists,
             assigned,
             leases,
+            claims,
         } = self.engine.all_but_bindings(self.now);
-        let mut out = serializer.serialize_struct("Snapshot", 9)?;
+        let mut out = serializer.serialize_struct("Snapshot", 10)?;
         out.serialize_field("nhs", &nhs)?;
         out.serialize_field("bindings", &SavedBindings(self))?;
         out.serialize_field("shortcuts", &shortcuts)?;
@@ -308,6 +311,7 @@ impl Serialize for Saved<'_> {
         out.serialize_field("hub_lists", &hub_lists)?;
         out.serialize_field("assigned", &assigned)?;
         out.serialize_field("leases", &leases)?;
+        out.serialize_field("claims", &claims)?;
         out.end()
     }
 }

@@ -86,6 +86,9 @@ impl Engine {
         if prefix.prefix_len() == 0 {
             return Some("a spoke may not announce a default route".into());
         }
+        if let Some(reason) = self.foreign_prefix(overlay, prefix) {
+            return Some(reason);
+        }
         let child = self.is_child_hub(overlay);
         // A hub tells which hosts are behind it; all of the overlay is nowhere but here.
         let part = |net: &IpNet| child && net.contains(&prefix) && *net != prefix;

@@ -86,6 +86,7 @@ impl Engine {
                     reply = reply.cie(&cie);
                 }
                 Verdict::Refuse(code, reason) => {
+                    self.dispossess(now, claim, from);
                     // Counted only: the event below says more than one about a drop would.
                     *self.counters.drops.entry(DropReason::Refused).or_insert(0) += 1;
                     if self.refusals_told.allow(now, (claim, from)) {
@@ -148,6 +149,9 @@ impl Engine {
         if let Some(hub) = self.hub_elsewhere(claim, from).filter(|_| self.enforced(Rule::HubAddress)) {
             return taken(&format!("hub {hub}, which is elsewhere"));
         }
+        if let Some((code, reason)) = self.claim_refusal(now, claim, from) {
+            return Verdict::Refuse(code, reason);
+        }
         let exhausted = |what: &str| Verdict::Refuse(CieCode::InsufficientResources, what.into());
         let Some(old) = self.bindings.get(&claim) else {
             if self.drains() {
@@ -168,6 +172,12 @@ impl Engine {
         if old.source < Source::Registered {
             return taken(if old.source == Source::Nhs { "another hub" } else { "a static mapping" });
         }
+        match self.is_same_member(claim, from) {
+            // Its credential says who it is, wherever it is.
+            Some(true) => return Verdict::Accept,
+            Some(false) => return taken("another member"),
+            None => {}
+        }
         match self.config.uniqueness {
             Uniqueness::None => Verdict::Accept,
             Uniqueness::Nbma if !old.unique => Verdict::Accept,
@@ -180,7 +190,17 @@ impl Engine {
         }
     }
 
+    /// A registration that is refused to the very one who has it ends: it may not have it any more.
+    fn dispossess(&mut self, now: Time, claim: IpAddr, from: IpAddr) {
+        let own =
+            self.bindings.get(&claim).is_some_and(|it| it.source == Source::Registered && it.nbma == from);
+        if own && self.claim_refusal(now, claim, from).is_some() {
+            self.unbind(now, claim);
+        }
+    }
+
     fn accept(&mut self, now: Time, claim: IpAddr, cie: &Cie, header: &Header, from: IpAddr) {
+        self.claimed_by(now, claim, from);
         let claimed = cie.nbma.unwrap_or(header.src_nbma);
         let claimed = (claimed != from).then_some(claimed);
         let unique = header.flags & flags::REGISTRATION_UNIQUE != 0;

@@ -29,6 +29,9 @@ pub struct Snapshot {
     /// Overlay addresses that we assigned.
     #[serde(default)]
     pub leases: Vec<LeaseState>,
+    /// Who has which address, as IPsec said.
+    #[serde(default)]
+    pub claims: Vec<ClaimState>,
     /// Packets by type and direction, drops by reason.
     pub counters: Counters,
     /// Next request id (RFC 2332 §5.2.3 wants ids to survive a restart).
@@ -233,5 +236,16 @@ pub struct LeaseState {
     /// Whose it is.
     pub identity: String,
     /// Milliseconds for which it is kept, unless its client is heard of.
+    pub expires_ms: u64,
+}
+
+/// An address that is an identity's, as IPsec authenticated it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimState {
+    /// The address.
+    pub address: IpAddr,
+    /// Whose it is.
+    pub identity: String,
+    /// Milliseconds for which it is kept, unless it is registered again.
     pub expires_ms: u64,
 }

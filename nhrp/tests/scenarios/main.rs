@@ -12,6 +12,7 @@ mod groups;
 mod hierarchy;
 mod hub_list;
 mod hubs;
+mod members;
 mod multicast;
 mod nat;
 mod net;

@@ -90,6 +90,7 @@ pub fn spoke(n: u32, subnets: &[impl AsRef<str>]) -> Config {
         pool: None,
         own_groups: Vec::new(),
         groups: BTreeSet::new(),
+        members: None,
     }
 }
 

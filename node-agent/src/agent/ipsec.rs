@@ -10,7 +10,9 @@ use std::net::IpAddr;
 use crds::Reason;
 use crds::endpoint::Role;
 use crds::network::{Phase, UdpEncapsulation};
+use dataplane::nft;
 use nhrp::Time;
+use tracing::warn;
 
 use super::Agent;
 use crate::clock;
@@ -39,7 +41,12 @@ impl Agent {
         };
         let over = self.sas.held.iter().filter(over).cloned().collect();
         self.wished = ipsec::wanted(&all);
-        driver.want(Wish { loaded: self.wished.clone(), over });
+        let specs = self.tunnels.values().map(|t| &t.spec);
+        let denied = specs.filter_map(|spec| {
+            let denied = &spec.ipsec.as_ref()?.denied_identities;
+            (!denied.is_empty()).then(|| (spec.network.clone(), denied.iter().cloned().collect()))
+        });
+        driver.want(Wish { loaded: self.wished.clone(), over, denied: denied.collect() });
     }
 
     /// Whether the IKE daemon, as far as it can be asked, holds something of a network.
@@ -63,6 +70,33 @@ impl Agent {
         Some(Trouble::new(Reason::NotSupported, message))
     }
 
+    /// Lets through what peers may send from now on, before they are told that they may.
+    pub(super) async fn admit(&mut self, network: &str) {
+        let Some(tunnel) = self.tunnels.get_mut(network) else { return };
+        let Some(wanted) =
+            tunnel.wanted.as_mut().filter(|it| it.nft.sources.is_some() && it.sources.is_stirred())
+        else {
+            return;
+        };
+        if tunnel.loaded_nft.is_none() {
+            return;
+        }
+        let senders = wanted.senders();
+        let text = nft::senders(network, &tunnel.senders, &senders);
+        if text.is_empty() {
+            return;
+        }
+        match nft::load(&text).await {
+            Ok(()) => tunnel.senders = senders,
+            Err(error) => {
+                warn!(network, %error, "what peers may send");
+                // All of it anew.
+                tunnel.loaded_nft = None;
+                self.reconcile_at = clock::now();
+            }
+        }
+    }
+
     /// The IKE daemon came, went, or has other SAs.
     pub(super) async fn sas_changed(&mut self) {
         let now = clock::now();
@@ -74,6 +108,7 @@ impl Agent {
                 continue;
             }
             tunnel.sas.clone_from(&self.sas);
+            tunnel.identify(now);
             let sas = &tunnel.sas;
             let released = tunnel.guarded.release(now, |peer| sas.secured(network, peer));
             if let (Some(socket), false) = (&tunnel.socket, released.is_empty()) {
@@ -129,7 +164,7 @@ fn protection(tunnel: &Tunnel, names: &BTreeMap<String, Vec<IpAddr>>, now: Time)
         hubs,
         keys: tunnel.guarded.keys.clone(),
         certificate: tunnel.guarded.certificate.clone(),
-        identity: tunnel.spec.addresses.iter().find_map(|it| it.identity.clone()),
+        identity: settings.identity.clone(),
         identities: identities(tunnel, names),
         proposals: settings.proposals.clone(),
         rekey_seconds: settings.rekey_seconds,

@@ -319,6 +319,8 @@ impl Agent {
                 }
             }
         }
+        // Whoever is denied loses what it has before anything else is looked at.
+        self.secure();
         self.spread_metrics();
         self.save_trials();
         self.want_names();
@@ -342,6 +344,10 @@ impl Agent {
     async fn turn(&mut self) {
         let now = clock::now();
         for tunnel in self.tunnels.values_mut() {
+            tunnel.ponder(now);
+            if let (true, Some(driver)) = (tunnel.guarded.wonders(now), &self.ipsec) {
+                driver.look();
+            }
             if let Some(engine) = &mut tunnel.engine
                 && engine.poll_timeout().is_some_and(|t| t <= now)
             {
@@ -382,6 +388,7 @@ impl Agent {
             .chain(leaving)
             .chain(self.tunnels.values().filter_map(Tunnel::told_at))
             .chain(self.tunnels.values().filter_map(|tunnel| tunnel.path_mtus.next()))
+            .chain(self.tunnels.values().filter_map(|tunnel| tunnel.guarded.pondered_until()))
             .chain(self.count_at())
             .chain(self.judge_at())
             .chain(self.save_at)
@@ -424,6 +431,7 @@ impl Agent {
             if tunnel.link != 0 && !ops.is_empty() && !self.apply(&network, &ops).await {
                 self.reconcile_at = self.reconcile_at.min(now.after(SETTLE_MS));
             }
+            self.admit(&network).await;
             let Some(tunnel) = self.tunnels.get_mut(&network) else { continue };
             let packets = ipsec::pass(tunnel, packets, now);
             if let (Some(socket), false) = (&tunnel.socket, packets.is_empty()) {
@@ -462,7 +470,12 @@ impl Agent {
         }
         let Some(tunnel) = self.tunnels.get_mut(&burst.network) else { return };
         let Some(engine) = tunnel.engine.as_mut().filter(|_| tunnel.link == burst.link) else { return };
+        let named = engine.has_members();
         for (nbma, packet) in burst.packets.iter() {
+            if named && !tunnel.guarded.knows(nbma) && tunnel.sas.away.is_none() {
+                tunnel.guarded.ponder(now, (nbma, packet.to_vec()));
+                continue;
+            }
             engine.handle_packet(now, Origin { link: LinkId(burst.link), nbma }, packet);
         }
     }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crds::Reason;
 use crds::endpoint::{DmvpnEndpointSpec, Role};
 use dataplane::model::{KernelEvent, Observed, Op};
+use dataplane::nft::Senders;
 use dataplane::{Applied, nft};
 use ipnet::IpNet;
 use tracing::{error, info, warn};
@@ -325,6 +326,8 @@ impl Agent {
             false => None,
         };
         let ops = diff::changes(wanted, tunnel.link, observed);
+        // From now on it is known who is behind whom.
+        wanted.nft.sources = tunnel.engine.as_ref().and_then(|_| wanted.sources.strangers());
         let text = nft::render(&wanted.nft);
         // Who may send in is known here: a table that is loaded anew has forgotten it.
         let seeds = nft::admit(network, &wanted.peers6());
@@ -355,7 +358,15 @@ impl Agent {
         }
         let loaded = match nft::listed(network).await {
             Ok(Some(listed)) if tunnel.loaded_nft == Some((text.clone(), listed.clone())) => return,
-            Ok(_) => nft::load(&format!("{text}{seeds}")).await,
+            Ok(_) => {
+                let senders = match &mut tunnel.wanted {
+                    Some(wanted) if wanted.nft.sources.is_some() => wanted.senders(),
+                    _ => Senders::default(),
+                };
+                let more = nft::senders(network, &Senders::default(), &senders);
+                tunnel.senders = senders;
+                nft::load(&format!("{text}{seeds}{more}")).await
+            }
             Err(error) => Err(error),
         };
         match loaded {

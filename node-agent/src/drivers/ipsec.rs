@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use vici::{Client, Failure, Message, Notice};
@@ -36,6 +36,7 @@ const LINGER: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct IpsecDriver {
     wanted: watch::Sender<Wish>,
+    look: Arc<Notify>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -45,8 +46,10 @@ impl IpsecDriver {
         let (client, notices) = vici::start(socket, EVENTS, vici::Options::default());
         let (wanted, receiver) = watch::channel(Wish::default());
         let now = Instant::now();
+        let look = Arc::new(Notify::new());
         let driver = Driver {
             client,
+            look: Arc::clone(&look),
             wanted: receiver,
             out: state,
             known: SaState::unknown(),
@@ -60,7 +63,7 @@ impl IpsecDriver {
             sync_at: None,
             list_at: now,
         };
-        Self { wanted, task: tokio::spawn(driver.run(notices)) }
+        Self { wanted, look, task: tokio::spawn(driver.run(notices)) }
     }
 
     /// What is wished of the daemon from now on.
@@ -73,6 +76,13 @@ impl IpsecDriver {
     }
 }
 
+impl IpsecDriver {
+    /// Has the SAs listed now: somebody is there of whom nothing is known. The daemon leaves out what it is at work on.
+    pub fn look(&self) {
+        self.look.notify_one();
+    }
+}
+
 impl Drop for IpsecDriver {
     fn drop(&mut self) {
         self.task.abort();
@@ -81,6 +91,7 @@ impl Drop for IpsecDriver {
 
 struct Driver {
     client: Client,
+    look: Arc<Notify>,
     wanted: watch::Receiver<Wish>,
     out: watch::Sender<Arc<SaState>>,
     known: SaState,
@@ -119,6 +130,7 @@ impl Driver {
                     }
                     self.sync_at = Some(Instant::now());
                 }
+                () = self.look.notified() => self.list_at = Instant::now(),
                 () = tokio::time::sleep_until(wake), if self.connected => {}
             }
             if self.connected {
@@ -210,8 +222,15 @@ impl Driver {
         }
         if self.list_at <= now {
             self.list_at = now + PATROL;
-            match self.client.stream("list-sas", "list-sa", Message::new().with("noblock", "yes")).await {
-                Ok(reply) => self.known.take(&reply.items, &self.wanted.borrow().loaded.checked()),
+            // An SA that it is at work on is left out, unless one must not be missed.
+            let all = !self.wanted.borrow().denied.is_empty();
+            let how = Message::new().with("noblock", if all { "no" } else { "yes" });
+            match self.client.stream("list-sas", "list-sa", how).await {
+                Ok(reply) => {
+                    let wish = self.wanted.borrow().clone();
+                    let denied = self.known.take(&reply.items, &wish.loaded.checked(), &wish.denied);
+                    self.end_denied(denied).await;
+                }
                 Err(failure) => {
                     debug!(%failure, "list-sas");
                     self.list_at = now + RETRY;
@@ -223,9 +242,20 @@ impl Driver {
         }
     }
 
+    /// Ends SAs of identities that may have none: at once, with one word to the peer.
+    async fn end_denied(&self, ids: Vec<String>) {
+        for id in ids {
+            let end = Message::new().with("ike-id", &id).with("force", "yes").with("timeout", "-1");
+            match gone(self.client.call("terminate", end).await) {
+                Ok(()) => info!(id, "SA of a denied identity ended"),
+                Err(failure) => debug!(id, %failure, "terminate"),
+            }
+        }
+    }
+
     /// Makes what it holds equal to what is wanted.
     async fn sync(&mut self, now: Instant) -> Result<(), Failure> {
-        let Wish { loaded: mut wanted, over } = self.wanted.borrow_and_update().clone();
+        let Wish { loaded: mut wanted, over, denied: _ } = self.wanted.borrow_and_update().clone();
         let asked = wanted.clone();
         self.unwanted.retain(|name, _| !wanted.connections.contains_key(name));
         for (name, old) in &self.loaded.connections {

@@ -134,6 +134,8 @@ pub struct Wish {
     pub loaded: Loaded,
     /// Networks that are over: nothing of theirs is kept for a while, as is done with what may come back.
     pub over: BTreeSet<String>,
+    /// Identities that get no SA, by network.
+    pub denied: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// A change of what the daemon holds.

@@ -17,6 +17,7 @@ pub mod pins;
 pub mod sas;
 pub mod several;
 pub mod shaping;
+pub mod sources;
 pub mod wanted;
 
 pub use self::nhrp::{NhrpFacts, nhrp_config};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crds::endpoint::{DmvpnEndpointSpec, EndpointNhs, Role};
-use crds::network::{HubMode, Nbma, Phase, UnderlayFamily, UniquenessPolicy};
+use crds::network::{HubMode, Nbma, Phase, RegistrationPolicy, UnderlayFamily, UniquenessPolicy};
 use ipnet::IpNet;
 
 /// What the endpoint's spec does not say by itself: found out by the agent.
@@ -123,6 +123,19 @@ pub fn nhrp_config(spec: &DmvpnEndpointSpec, facts: &NhrpFacts) -> nhrp::Config 
             .filter_map(|it| Some((it.address, it.qos_group.clone()?)))
             .collect(),
         groups: spec.qos_groups.iter().map(|group| group.name.clone()).collect(),
+        members: spec.ipsec.as_ref().filter(|it| it.tells_apart() && spec.role != Role::Spoke).map(|ipsec| {
+            let declared = spec.members.iter().map(|it| nhrp::Member {
+                name: it.name.clone(),
+                identity: it.identity.clone(),
+                overlay: it.overlay_addresses.clone(),
+                prefixes: (!it.hub).then(|| prefixes(&it.subnets)),
+            });
+            nhrp::Members {
+                open: spec.registration.policy != RegistrationPolicy::AllowListed,
+                declared: declared.collect(),
+                denied: ipsec.denied_identities.iter().cloned().collect(),
+            }
+        }),
     }
 }
 

@@ -18,6 +18,8 @@ pub struct SaState {
     pub met: bool,
     /// How far each peer is, by network and underlay address.
     pub peers: BTreeMap<(String, IpAddr), Stage>,
+    /// Who was authenticated at each underlay address, where GRE is protected.
+    pub identities: BTreeMap<String, BTreeMap<IpAddr, BTreeSet<String>>>,
     /// Connections that are on their way.
     pub connecting: BTreeSet<String>,
     /// What went wrong last with a peer, by connection.
@@ -84,7 +86,17 @@ impl SaState {
 
     /// Takes what `list-sas` gave. With a peer that has to be somebody (`checked`: the connections that say who) an SA of
     /// another connection counts for nothing: whoever is at the hub's address can have made it from there.
-    pub fn take(&mut self, sas: &[Message], checked: &BTreeSet<String>) {
+    ///
+    /// One of an identity that is `denied` in its network counts for nothing either; their ids are given, so that they
+    /// can be ended.
+    pub fn take(
+        &mut self,
+        sas: &[Message],
+        checked: &BTreeSet<String>,
+        denied: &BTreeMap<String, BTreeSet<String>>,
+    ) -> Vec<String> {
+        let mut ended = Vec::new();
+        self.identities.clear();
         self.away = None;
         self.unasked = false;
         self.met = true;
@@ -100,6 +112,11 @@ impl SaState {
                 }
                 _ => continue,
             }
+            let identity = sa.text("remote-id").unwrap_or_default();
+            if denied.get(network).is_some_and(|all| all.contains(identity)) {
+                ended.extend(sa.text("uniqueid").map(str::to_owned));
+                continue;
+            }
             let Some(remote) = sa.text("remote-host").and_then(|host| host.parse().ok()) else { continue };
             let own = self::name(network, Some(remote));
             if name != own && checked.contains(&own) {
@@ -110,6 +127,10 @@ impl SaState {
                 matches!(child.text("state"), Some("INSTALLED" | "UPDATING" | "REKEYING" | "REKEYED"))
             });
             let stage = if installed { Stage::Installed } else { Stage::Ike };
+            if installed && !identity.is_empty() {
+                let there = self.identities.entry(network.to_owned()).or_default();
+                there.entry(remote).or_default().insert(identity.to_owned());
+            }
             let known = self.peers.entry((network.to_owned(), remote)).or_insert(stage);
             *known = stage.max(*known);
         }
@@ -119,6 +140,7 @@ impl SaState {
             _ => true,
         };
         self.troubles.retain(|name, _| !stands(name));
+        ended
     }
 
     /// How far a peer is.
@@ -165,6 +187,7 @@ mod tests {
                 sa("home", "192.0.2.5", "ESTABLISHED", Some("INSTALLED")),
             ],
             &BTreeSet::new(),
+            &BTreeMap::new(),
         );
         let stage = |peer: &str| state.stage("n", peer.parse().unwrap());
         assert_eq!(stage("192.0.2.2"), Some(Stage::Installed));
@@ -178,9 +201,32 @@ mod tests {
         let checked = ["dmvpn-n/192.0.2.2".to_owned()].into();
         let came = sa("dmvpn-n", "192.0.2.2", "ESTABLISHED", Some("INSTALLED"));
         let other = sa("dmvpn-n", "192.0.2.3", "ESTABLISHED", Some("INSTALLED"));
-        state.take(&[came, other], &checked);
+        state.take(&[came, other], &checked, &BTreeMap::new());
         let stage = |peer: &str| state.stage("n", peer.parse().unwrap());
         assert_eq!((stage("192.0.2.2"), stage("192.0.2.3")), (None, Some(Stage::Installed)));
+    }
+
+    #[test]
+    fn sas_say_who_is_where_and_those_of_the_denied_are_to_end() {
+        let sa = |id: &str, host: &str, identity: &str| {
+            let child = Message::new().with_section("gre-1", Message::new().with("state", "INSTALLED"));
+            let sa =
+                Message::new().with("uniqueid", id).with("state", "ESTABLISHED").with("remote-host", host);
+            let sa = sa.with("remote-id", identity).with_section("child-sas", child);
+            Message::new().with_section("dmvpn-n", sa)
+        };
+        let denied = BTreeMap::from([("n".to_owned(), BTreeSet::from(["bad".to_owned()]))]);
+        let mut state = SaState::default();
+        let sas = [
+            sa("1", "192.0.2.2", "a"),
+            sa("2", "192.0.2.2", "a"),
+            sa("3", "192.0.2.3", "bad"),
+            sa("4", "192.0.2.2", "b"),
+        ];
+        assert_eq!(state.take(&sas, &BTreeSet::new(), &denied), ["3"]);
+        let all: Vec<_> = state.identities["n"].iter().map(|(at, all)| format!("{at} {all:?}")).collect();
+        assert_eq!(all, ["192.0.2.2 {\"a\", \"b\"}"]);
+        assert_eq!(state.stage("n", "192.0.2.3".parse().unwrap()), None);
     }
 
     #[test]

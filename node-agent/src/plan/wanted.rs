@@ -6,13 +6,14 @@ use std::net::IpAddr;
 use crds::endpoint::{DmvpnEndpointSpec, Role};
 use crds::network::{DscpPolicy, MulticastMode, NhrpMode, Phase};
 use dataplane::model::{Address, GreLink, Neighbour, Op, Route, Target};
-use dataplane::nft::{Capture, Guard, Mapping, Peers, Ruleset, Use};
+use dataplane::nft::{Capture, Guard, Mapping, Peers, Ruleset, Senders, Use};
 use ipnet::IpNet;
 use nhrp::{Multicast, Output, RouteKind, Time};
 
 use super::keep::Keep;
 use super::pins;
 use super::shaping::{Shape, Shaping};
+use super::sources::Sources;
 
 /// Prefix of the alias that marks our links.
 pub const ALIAS_PREFIX: &str = "dmvpn.io/";
@@ -115,6 +116,8 @@ pub struct Wanted {
     pub(super) table: u32,
     /// The other end of a point-to-point tunnel answers no keepalive: nothing is routed there.
     pub dead: bool,
+    /// What each peer of a hub may send.
+    pub sources: Sources,
     /// How fast a hub sends to its spokes.
     pub shaping: Shaping,
     /// What this node must not lose to a route of ours.
@@ -196,6 +199,8 @@ impl Wanted {
                 IpAddr::V4(local) => Some((local, tunnel.key)),
                 IpAddr::V6(_) => None,
             },
+            // Until it is known who is behind whom.
+            sources: None,
             peers: match local {
                 IpAddr::V6(local) if remote.is_none() => Some(peers(spec, local)),
                 _ => None,
@@ -218,6 +223,7 @@ impl Wanted {
             underlay: None,
             table: MAIN_TABLE,
             dead: false,
+            sources: Sources::new(spec),
             shaping,
             keep: Keep::default(),
         }
@@ -247,6 +253,8 @@ impl Wanted {
     /// Takes a new fixed part, keeping what the engine found out.
     pub fn replace_fixed(&mut self, mut new: Self) {
         new.shaping.keep(&mut self.shaping);
+        new.sources.keep(&mut self.sources);
+        new.nft.sources = self.nft.sources.and_then(|_| new.sources.strangers());
         let learned = std::mem::take(&mut self.learned);
         let hosts = std::mem::take(&mut self.hosts);
         let visitors = std::mem::take(&mut self.visitors);
@@ -273,6 +281,16 @@ impl Wanted {
         self.visitors.clear();
         self.assigned.clear();
         self.shaping.forget();
+        self.sources.stir();
+    }
+
+    /// What each peer may send now.
+    pub fn senders(&mut self) -> Senders {
+        let hosts = self.hosts.iter().filter_map(|(overlay, host)| Some((*overlay, host.nbma?)));
+        let behind = [RouteKind::Registered, RouteKind::Shortcut];
+        let prefixes = self.learned.iter().filter(|((_, kind), _)| behind.contains(kind));
+        let prefixes = prefixes.map(|((prefix, _), via)| (*prefix, *via));
+        self.sources.senders(hosts, prefixes)
     }
 
     /// The NBMA address of the neighbour that is wanted for an overlay host.
@@ -334,6 +352,7 @@ impl Wanted {
     /// Takes an output of the engine into the set; returns the change of the kernel that it means, for a link with
     /// index `link`.
     pub fn learn(&mut self, output: &Output, link: u32) -> Option<Op> {
+        self.sources.heed(output);
         match *output {
             // A point-to-point link has one other end, and asks nobody where that is: kept for when it is another.
             Output::InstallNeighbour { overlay, nbma, .. } => {
